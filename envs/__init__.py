@@ -1,0 +1,60 @@
+"""Environments by name: one explicit table, extended by the entry-point group `metarl.environments`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import UnknownNameError
+
+ENVIRONMENTS: dict[str, str] = {
+    "bandit": "envs.toy.bandit:make_spec",
+    "tabular-mdp": "envs.toy.tabular_mdp:make_spec",
+    "point-navigation": "envs.toy.point_navigation:make_spec",
+    "reach-planar": "envs.manipulation.reach_planar:make_spec",
+    "track": "envs.driving.track:make_spec",
+    "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
+    "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
+    "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",
+}
+"""Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec`."""
+
+
+def names() -> list[str]:
+    """The names of all environments, third-party ones included."""
+    return [*ENVIRONMENTS, *(e.name for e in entry_points(group="metarl.environments") if e.name not in ENVIRONMENTS)]
+
+
+def make_spec(name: str, **options: Any) -> EnvSpec:
+    """Make the specification of an environment.
+
+    Args:
+        name: one of `names()`, or "module:function" of your own code.
+        **options: keyword arguments of the environment's factory, such as `num_arms=10` for `bandit`.
+
+    Raises:
+        UnknownNameError: no such environment, or no such option.
+    """
+    return _factory(name)(**options)
+
+
+def make(
+    name: str, num_worlds: int, *, device: str | torch.device = "cpu", seed: int = 0, **options: Any
+) -> BatchedEnv:
+    """Make `num_worlds` worlds of an environment; see `BatchedEnv`."""
+    return BatchedEnv(make_spec(name, **options), num_worlds, device=device, seed=seed)
+
+
+def _factory(name: str) -> Callable[..., EnvSpec]:
+    if name in ENVIRONMENTS:
+        module, function = ENVIRONMENTS[name].split(":")
+        return getattr(import_module(module), function)
+    for entry in entry_points(group="metarl.environments"):
+        if entry.name == name:
+            return entry.load()
+    raise UnknownNameError("environment", name, names())

@@ -1,0 +1,323 @@
+"""An environment is a record of pure batched functions; `BatchedEnv` runs it on an engine.
+
+The functions of an `EnvSpec` see named tensors of all worlds and return tensors. They never see the
+engine, keep no state of their own, draw no random numbers and never branch on a value (`torch.where`
+and masks), so that the same definition runs on a CPU thread pool and inside a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import mujoco
+import torch
+from torch import Tensor
+
+from metarl.errors import SpecError
+from metarl.physics import Engine, make_engine
+from metarl.seeding import make_generator
+from metarl.tasks import TaskDistribution
+from metarl.types import ActionSpace, Arrays, Continuous, Discrete, Step
+
+
+class Noise(NamedTuple):
+    """Random numbers handed to an environment function.
+
+    Attributes:
+        uniform: (N, U) float32 in [0, 1).
+        normal: (N, M) float32, standard normal.
+    """
+
+    uniform: Tensor
+    normal: Tensor
+
+
+class Start(NamedTuple):
+    """What `EnvSpec.reset` returns.
+
+    Attributes:
+        state: the environment's own memory, {name: (N, ...)}.
+        writes: MuJoCo state fields to write, {"qpos": (N, nq), "mocap_pos": (N, nmocap, 3), ...};
+            what is not named keeps the model's default.
+    """
+
+    state: dict[str, Tensor]
+    writes: dict[str, Tensor]
+
+
+class Outcome(NamedTuple):
+    """What `EnvSpec.step` returns.
+
+    Attributes:
+        state: the environment's own memory after the step, same names and shapes as before.
+        reward: (N,) float32.
+        terminated: (N,) bool, the episode ends here (success does not end an episode).
+        success: (N,) bool, the success criterion holds now; None where the task has none.
+    """
+
+    state: dict[str, Tensor]
+    reward: Tensor
+    terminated: Tensor
+    success: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Physics:
+    """What an environment needs from a physics engine.
+
+    Attributes:
+        model: the compiled model, shared by all worlds.
+        num_substeps: physics steps per control step.
+        data_fields: fields of mjData that the environment's functions read (`data[name]`).
+        model_fields: fields of mjModel that differ between tasks, written by `configure`.
+        configure: (task, defaults) -> {field: (N, ...)}, the model fields of each world; `defaults`
+            maps each of `model_fields` to its compiled value. Called once per trial.
+        uses_set_const: recompute derived constants after `configure` (masses, inertias, sizes, positions).
+        max_contacts: average contacts per world that the GPU engine makes room for.
+        max_constraints: constraint rows per world that the GPU engine makes room for.
+        scene: task of one world, {name: tensor without world dimension} -> a model to draw it with: the
+            same bodies and joints plus whatever should be seen. None: draw `model`.
+        camera: the camera of the model that videos use.
+    """
+
+    model: mujoco.MjModel
+    num_substeps: int
+    data_fields: tuple[str, ...]
+    model_fields: tuple[str, ...] = ()
+    configure: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None
+    uses_set_const: bool = False
+    max_contacts: int = 16
+    max_constraints: int = 64
+    scene: Callable[[Arrays], mujoco.MjModel] | None = None
+    camera: str = "video"
+
+    @property
+    def control_dt_s(self) -> float:
+        """Seconds per control step."""
+        return float(self.model.opt.timestep) * self.num_substeps
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """A task distribution and its dynamics, as pure functions over batched tensors.
+
+    `task` maps each parameter, and each table that `derive` adds, to a (N, ...) tensor. `data` maps
+    `physics.data_fields` to (N, ...) tensors, and is empty without physics.
+
+    Attributes:
+        name: as users type it.
+        tasks: parameters with their distributions and splits.
+        obs_dim: O.
+        action_space: `Continuous` (actions arrive clipped to [-1, 1]) or `Discrete`.
+        horizon: H, control steps of an episode.
+        reset: (task, noise) -> Start.
+        observe: (task, data, state) -> (N, O) float32.
+        step: (task, data, state, action, noise) -> Outcome; `data` is from after the physics step.
+        control: (task, data, state, action) -> MuJoCo state fields to write before the physics step,
+            usually {"ctrl": (N, nu)}; None without physics.
+        derive: task -> {name: (N, ...)}, tables computed once per trial and merged into `task`.
+        reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
+        physics: None for environments without a body.
+        description: one line for `metarl list`.
+    """
+
+    name: str
+    tasks: TaskDistribution
+    obs_dim: int
+    action_space: ActionSpace
+    horizon: int
+    reset: Callable[[Arrays, Noise], Start]
+    observe: Callable[[Arrays, Arrays, Arrays], Tensor]
+    step: Callable[[Arrays, Arrays, Arrays, Tensor, Noise], Outcome]
+    control: Callable[[Arrays, Arrays, Arrays, Tensor], dict[str, Tensor]] | None = None
+    derive: Callable[[Arrays], dict[str, Tensor]] | None = None
+    reset_noise: tuple[int, int] = (0, 0)
+    step_noise: tuple[int, int] = (0, 0)
+    physics: Physics | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1 or self.obs_dim < 1:
+            raise SpecError(f"{self.name}: horizon and obs_dim must be positive, got {self.horizon}, {self.obs_dim}.")
+        if (self.physics is None) != (self.control is None):
+            raise SpecError(f"{self.name}: `physics` and `control` go together, one of them is missing.")
+        if self.physics is not None and bool(self.physics.model_fields) != (self.physics.configure is not None):
+            raise SpecError(f"{self.name}: `model_fields` and `configure` go together, one of them is missing.")
+
+
+class BatchedEnv:
+    """N worlds of an environment, one task each, all episodes in step.
+
+    Usage: `set_tasks` once per trial, `reset` at the start of each of its episodes, then H times `step`.
+    A world whose episode ends early stays in place: its rewards are zero and `valid` is False until
+    all worlds are reset together.
+
+    Args:
+        spec: the environment.
+        num_worlds: N.
+        device: "cpu" (thread pool) or "cuda" (mujoco_warp).
+        engine: "auto", "batch" (mujoco.batch) or "warp" (mujoco_warp; also runs on the CPU, slowly).
+        num_threads: threads of the CPU engine, 0 for all cores.
+        seed: seed of the noise of resets and steps.
+
+    Raises:
+        SpecError: a function of the spec returns a wrong shape, dtype or NaN; the message names it.
+        DeviceError, EngineError: the machine or the model cannot run it.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        num_worlds: int,
+        *,
+        device: str | torch.device = "cpu",
+        engine: str = "auto",
+        num_threads: int = 0,
+        seed: int = 0,
+    ):
+        if num_worlds < 1:
+            raise SpecError(f"num_worlds must be positive, got {num_worlds}.")
+        self.spec = spec
+        self.num_worlds = num_worlds
+        self.device = torch.device(device)
+        self.generator = make_generator(seed, "env", self.device)
+        self.engine: Engine | None = None
+        self._data: dict[str, Tensor] = {}
+        if spec.physics is not None:
+            self.engine = make_engine(spec.physics, num_worlds, self.device, engine, num_threads)
+            self._data = {name: self.engine.data(name) for name in spec.physics.data_fields}
+            self._model_defaults = {n: self.engine.default_model_field(n) for n in spec.physics.model_fields}
+        self._step_count = 0
+        self._state: dict[str, Tensor] = {}
+        self._probe()
+
+    @property
+    def task(self) -> Tensor:
+        """The task parameters of each world, (N, P) float32."""
+        return self._parameters
+
+    def set_tasks(self, parameters: Tensor) -> None:
+        """Give each world its task; takes effect with the next `reset`.
+
+        Args:
+            parameters: (N, P) float32.
+        """
+        expected = (self.num_worlds, self.spec.tasks.dim)
+        if tuple(parameters.shape) != expected:
+            raise SpecError(f"{self.spec.name}: tasks must have shape {expected}, got {tuple(parameters.shape)}.")
+        if not bool(torch.isfinite(parameters).all()):
+            raise SpecError(f"{self.spec.name}: tasks contain NaN or infinity.")
+        self._parameters = parameters.to(self.device, torch.float32)
+        self._task = self.spec.tasks.unpack(self._parameters)
+        if self.spec.derive is not None:
+            self._task |= self.spec.derive(self._task)
+        physics = self.spec.physics
+        if self.engine is not None and physics is not None and physics.configure is not None:
+            for name, value in physics.configure(self._task, self._model_defaults).items():
+                self.engine.set_model_field(name, value)
+            if physics.uses_set_const:
+                self.engine.set_const()
+        self._step_count = 0
+        self._state = {}
+
+    def reset(self) -> Tensor:
+        """Start an episode in every world; returns the first observation, (N, O) float32."""
+        noise = self._draw(self.spec.reset_noise)
+        start = self.spec.reset(self._task, noise)
+        self._state = start.state
+        if self.engine is not None:
+            self.engine.reset()
+            for name, value in start.writes.items():
+                self.engine.write(name, value)
+            self.engine.forward()
+        self._running = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
+        self._step_count = 0
+        self._obs = self.spec.observe(self._task, self._data, self._state)
+        return self._obs
+
+    def step(self, action: Tensor) -> Step:
+        """Advance all worlds by one control step.
+
+        Args:
+            action: (N, A) float32, clipped to [-1, 1], or (N,) int64 for discrete actions.
+
+        Raises:
+            SpecError: an action of the wrong shape, or a step without a reset before it.
+        """
+        if not self._state and self._step_count == 0 and not hasattr(self, "_obs"):
+            raise SpecError(f"{self.spec.name}: call reset before step.")
+        if self._step_count >= self.spec.horizon:
+            raise SpecError(f"{self.spec.name}: the episode is over after {self.spec.horizon} steps, call reset.")
+        action = self._checked(action)
+        valid = self._running
+        failed = torch.zeros_like(valid)
+        if self.engine is not None and self.spec.control is not None:
+            for name, value in self.spec.control(self._task, self._data, self._state, action).items():
+                self.engine.write(name, value)
+            self.engine.step()
+            failed = self.engine.failed & valid
+        noise = self._draw(self.spec.step_noise)
+        outcome = self.spec.step(self._task, self._data, self._state, action, noise)
+        self._state = outcome.state
+        obs = self.spec.observe(self._task, self._data, self._state)
+        if self.engine is not None:
+            # A diverged world keeps its last sound observation and earns nothing more.
+            obs = torch.where(self.engine.failed.unsqueeze(-1), self._obs, obs)
+        self._obs = obs
+        self._step_count += 1
+        reward = torch.where(valid & ~failed, outcome.reward, 0.0)
+        terminated = (outcome.terminated | failed) & valid
+        self._running = valid & ~terminated
+        success = torch.zeros_like(valid) if outcome.success is None else outcome.success & valid & ~failed
+        truncated = self._running if self._step_count == self.spec.horizon else torch.zeros_like(valid)
+        return Step(obs, reward, terminated, truncated, success, failed, valid)
+
+    def _draw(self, counts: tuple[int, int]) -> Noise:
+        shape, options = self.num_worlds, {"generator": self.generator, "device": self.device}
+        return Noise(torch.rand(shape, counts[0], **options), torch.randn(shape, counts[1], **options))
+
+    def _checked(self, action: Tensor) -> Tensor:
+        space = self.spec.action_space
+        shape = (self.num_worlds, space.dim) if isinstance(space, Continuous) else (self.num_worlds,)
+        if tuple(action.shape) != shape:
+            raise SpecError(f"{self.spec.name}: actions must have shape {shape}, got {tuple(action.shape)}.")
+        return action.clamp(-1.0, 1.0) if isinstance(space, Continuous) else action
+
+    def _probe(self) -> None:
+        """Run one step on sampled tasks, so that a wrong spec fails here and names its field."""
+        state = self.generator.get_state()
+        name, n = self.spec.name, self.num_worlds
+        self.set_tasks(self.spec.tasks.split("validation", n))
+        obs = self.reset()
+        _check(f"{name}: observe", obs, (n, self.spec.obs_dim), torch.float32)
+        before = {key: (value.shape, value.dtype) for key, value in self._state.items()}
+        space = self.spec.action_space
+        if isinstance(space, Discrete):
+            action = torch.zeros(n, dtype=torch.int64, device=self.device)
+        else:
+            action = torch.zeros(n, space.dim, device=self.device)
+        outcome = self.spec.step(self._task, self._data, self._state, action, self._draw(self.spec.step_noise))
+        _check(f"{name}: step, reward", outcome.reward, (n,), torch.float32)
+        _check(f"{name}: step, terminated", outcome.terminated, (n,), torch.bool)
+        if outcome.success is not None:
+            _check(f"{name}: step, success", outcome.success, (n,), torch.bool)
+        after = {key: (value.shape, value.dtype) for key, value in outcome.state.items()}
+        if before != after:
+            raise SpecError(f"{name}: step must keep the names, shapes and dtypes of state; {before} became {after}.")
+        self.step(action)
+        self.generator.set_state(state)
+        self.reset()
+        self.generator.set_state(state)
+
+
+def _check(what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    if not isinstance(value, Tensor):
+        raise SpecError(f"{what} must be a tensor, got {type(value).__name__}.")
+    if tuple(value.shape) != shape:
+        raise SpecError(f"{what} must have shape {shape}, got {tuple(value.shape)}.")
+    if value.dtype != dtype:
+        raise SpecError(f"{what} must have dtype {dtype}, got {value.dtype}.")
+    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        raise SpecError(f"{what} contains NaN or infinity.")

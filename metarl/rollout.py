@@ -1,0 +1,101 @@
+"""Collect K episodes of H steps in all worlds with a policy that may remember."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from metarl.env import BatchedEnv
+from metarl.types import PolicyInput, Rollout, encode_action
+
+
+class Act(NamedTuple):
+    """What `Policy.act` returns.
+
+    Attributes:
+        action: (N, A) float32 or (N,) int64.
+        log_prob: (N,) float32.
+        memory: what the policy wants to see again at the next step.
+    """
+
+    action: Tensor
+    log_prob: Tensor
+    memory: Any
+
+
+class Policy(Protocol):
+    """A policy over N worlds. Policies without memory ignore `memory` and hand it back."""
+
+    def initial_memory(self, num_worlds: int) -> Any:
+        """The memory at the start of a trial."""
+        ...
+
+    def act(self, inputs: PolicyInput, memory: Any, generator: torch.Generator | None) -> Act:
+        """Choose actions; `generator` None asks for the deterministic action."""
+        ...
+
+
+@torch.no_grad()
+def collect(
+    env: BatchedEnv,
+    policy: Policy,
+    num_episodes: int,
+    generator: torch.Generator | None,
+    on_step: Callable[[BatchedEnv], None] | None = None,
+) -> Rollout:
+    """Run one trial of `num_episodes` episodes in every world, on the tasks that the environment holds.
+
+    The policy's memory starts afresh with the trial and lives through all of its episodes; the previous
+    action, reward and done that it sees survive the resets between them.
+
+    Args:
+        env: N worlds with their tasks set.
+        policy: the policy.
+        num_episodes: K.
+        generator: for sampling actions; None acts deterministically.
+        on_step: called after every reset and every step, to watch the worlds (recording).
+
+    Returns:
+        A `Rollout` with T = K * H.
+    """
+    space, num_worlds, device = env.spec.action_space, env.num_worlds, env.device
+    memory = policy.initial_memory(num_worlds)
+    prev_action = torch.zeros(num_worlds, space.input_dim, device=device)
+    prev_reward = torch.zeros(num_worlds, device=device)
+    prev_done = torch.zeros(num_worlds, device=device)
+    observations, actions, log_probs, steps, final = [], [], [], [], []
+    for _ in range(num_episodes):
+        obs = env.reset()
+        if on_step is not None:
+            on_step(env)
+        for _ in range(env.spec.horizon):
+            inputs = PolicyInput(obs, prev_action, prev_reward, prev_done, env.task)
+            action, log_prob, memory = policy.act(inputs, memory, generator)
+            step = env.step(action)
+            observations.append(obs)
+            actions.append(action)
+            log_probs.append(log_prob)
+            steps.append(step)
+            if on_step is not None:
+                on_step(env)
+            obs, prev_reward = step.obs, step.reward
+            prev_action = encode_action(action, space)
+            prev_done = (step.terminated | step.truncated).to(torch.float32)
+        final.append(obs)
+    return Rollout(
+        task=env.task,
+        obs=torch.stack(observations),
+        final_obs=torch.stack(final),
+        action=torch.stack(actions),
+        log_prob=torch.stack(log_probs),
+        reward=torch.stack([s.reward for s in steps]),
+        terminated=torch.stack([s.terminated for s in steps]),
+        truncated=torch.stack([s.truncated for s in steps]),
+        success=torch.stack([s.success for s in steps]),
+        failed=torch.stack([s.failed for s in steps]),
+        valid=torch.stack([s.valid for s in steps]),
+        num_episodes=num_episodes,
+    )

@@ -1,0 +1,245 @@
+"""Task parameters, their distributions, and the splits on which adaptation is judged.
+
+A task is a row of numbers, one draw of an environment's parameters. Every number is an inverse
+cumulative distribution applied to uniform numbers, so the first tasks of a split do not depend on how
+many are asked for.
+
+Splits
+    train, validation, test  the train range (without its hole); unseen tasks of the same distribution
+    interpolation            one parameter in the hole that was cut out of its train range
+    extrapolation            one parameter in the shell outside its train range
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from metarl.errors import SpecError, UnknownNameError
+from metarl.seeding import make_generator
+
+SPLITS = ("train", "validation", "test", "interpolation", "extrapolation")
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform on [low, high] without `hole`; `shell` lies outside.
+
+    Attributes:
+        low, high: the train range.
+        hole: an interval inside the range that training never sees (split `interpolation`).
+        shell: intervals outside the range that training never sees (split `extrapolation`).
+        log: draw uniformly in the logarithm; then all bounds are positive.
+    """
+
+    low: float
+    high: float
+    hole: Interval | None = None
+    shell: tuple[Interval, ...] = ()
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        bounds = [self.low, self.high, *(self.hole or ()), *(b for part in self.shell for b in part)]
+        if not all(math.isfinite(b) for b in bounds):
+            raise SpecError(f"{self} has a bound that is not finite.")
+        for name, (low, high) in [
+            ("range", (self.low, self.high)),
+            *[("hole", self.hole)] * (self.hole is not None),
+            *[("shell", part) for part in self.shell],
+        ]:
+            if low >= high:
+                raise SpecError(f"{name} ({low}, {high}) is upside down or empty: expected low < high.")
+        if self.hole and not (self.low < self.hole[0] and self.hole[1] < self.high):
+            raise SpecError(f"hole {self.hole} must lie inside the range ({self.low}, {self.high}).")
+        for low, high in self.shell:
+            if low < self.high and high > self.low:
+                raise SpecError(f"shell ({low}, {high}) overlaps the range ({self.low}, {self.high}).")
+        if self.log and min(bounds) <= 0:
+            raise SpecError(f"a logarithmic range needs positive bounds, got {min(bounds)}.")
+
+    def train_intervals(self) -> tuple[Interval, ...]:
+        """The train range without its hole."""
+        if self.hole is None:
+            return ((self.low, self.high),)
+        return ((self.low, self.hole[0]), (self.hole[1], self.high))
+
+    def draw(self, uniform: Tensor, intervals: Sequence[Interval] | None = None) -> Tensor:
+        """Map uniform numbers in [0, 1) to values; `intervals` defaults to the train range."""
+        parts = self.train_intervals() if intervals is None else tuple(intervals)
+        forward, inverse = (math.log, torch.exp) if self.log else (float, torch.Tensor.clone)
+        starts = torch.tensor([forward(low) for low, _ in parts], dtype=uniform.dtype)
+        widths = torch.tensor([forward(high) - forward(low) for low, high in parts], dtype=uniform.dtype)
+        ends = widths.cumsum(0)
+        position = uniform * ends[-1]
+        part = torch.searchsorted(ends, position, right=True).clamp(max=len(parts) - 1)
+        return inverse(starts[part] + position - (ends - widths)[part])
+
+    def contains(self, value: Tensor, intervals: Sequence[Interval]) -> Tensor:
+        """Whether each value lies in one of the intervals (float32 rounding allowed)."""
+        slack = 1e-5 * max(abs(self.low), abs(self.high), self.high - self.low)
+        inside = torch.zeros_like(value, dtype=torch.bool)
+        for low, high in intervals:
+            inside |= (value >= low - slack) & (value <= high + slack)
+        return inside
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values, all equally likely."""
+
+    values: tuple[float, ...]
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to values."""
+        index = (uniform * len(self.values)).long().clamp(max=len(self.values) - 1)
+        return torch.tensor(self.values, dtype=uniform.dtype)[index]
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A normal distribution."""
+
+    mean: float
+    std: float
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1) to values."""
+        open_interval = uniform.clamp(1e-12, 1 - 1e-12)
+        return self.mean + self.std * math.sqrt(2) * torch.erfinv(2 * open_interval - 1)
+
+
+@dataclass(frozen=True)
+class Simplex:
+    """A flat Dirichlet distribution over the last dimension of the parameter."""
+
+    def draw(self, uniform: Tensor) -> Tensor:
+        """Map uniform numbers in [0, 1), (..., k), to probabilities that sum to one."""
+        exponential = -torch.log1p(-uniform.clamp(max=1 - 1e-12))
+        return exponential / exponential.sum(-1, keepdim=True)
+
+
+Distribution = Uniform | Choice | Normal | Simplex
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A task parameter.
+
+    Attributes:
+        name: a Python identifier; the environment reads `task[name]`.
+        unit: "m", "rad", "kg", ...; "1" where dimensionless.
+        distribution: how tasks draw it, with its held-out ranges.
+        description: one line for `metarl list`.
+        shape: shape of one draw, () for a number.
+    """
+
+    name: str
+    unit: str
+    distribution: Distribution
+    description: str = ""
+    shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise SpecError(f"parameter name {self.name!r} is not a Python identifier.")
+
+    @property
+    def size(self) -> int:
+        """Numbers in one draw."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class TaskDistribution:
+    """An environment's task parameters and their splits.
+
+    Attributes:
+        parameters: in the order of the columns of a (N, P) task tensor.
+        fixed: (num_tasks, P) tensors that take the place of drawn tasks for a split, where the
+            literature fixed them.
+    """
+
+    parameters: tuple[Parameter, ...]
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [p.name for p in self.parameters]
+        if len(set(names)) != len(names):
+            raise SpecError(f"parameter names must differ, got {names}.")
+
+    @property
+    def dim(self) -> int:
+        """P."""
+        return sum(p.size for p in self.parameters)
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that these parameters have."""
+        held_out = {"interpolation": self._with("hole"), "extrapolation": self._with("shell")}
+        return tuple(s for s in SPLITS if s not in held_out or held_out[s])
+
+    def _with(self, attribute: str) -> list[Parameter]:
+        return [p for p in self.parameters if getattr(p.distribution, attribute, None)]
+
+    def sample(self, split: str, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """Draw tasks of a split.
+
+        Args:
+            split: one of `splits()`.
+            num_tasks: B.
+            generator: a CPU generator.
+
+        Returns:
+            (B, P) float32 task parameters.
+
+        Raises:
+            UnknownNameError: these parameters have no such split.
+        """
+        if split not in self.splits():
+            raise UnknownNameError("split", split, self.splits())
+        uniform = torch.rand(num_tasks, 1 + self.dim, generator=generator, dtype=torch.float64)
+        attribute = {"interpolation": "hole", "extrapolation": "shell"}.get(split)
+        candidates = self._with(attribute) if attribute else []
+        held_out = (uniform[:, 0] * max(len(candidates), 1)).long()  # (B,) which parameter is held out
+        columns, start = [], 1
+        for parameter in self.parameters:
+            u = uniform[:, start : start + parameter.size].reshape(num_tasks, *parameter.shape)
+            value = parameter.distribution.draw(u)
+            if parameter in candidates and isinstance(parameter.distribution, Uniform):
+                hole, shell = parameter.distribution.hole, parameter.distribution.shell
+                intervals = (hole,) if attribute == "hole" and hole else shell
+                chosen = (held_out == candidates.index(parameter)).reshape(-1, *[1] * len(parameter.shape))
+                value = torch.where(chosen, parameter.distribution.draw(u, intervals), value)
+            columns.append(value.reshape(num_tasks, -1))
+            start += parameter.size
+        return torch.cat(columns, 1).to(torch.float32)
+
+    def split(self, split: str, num_tasks: int, seed: int = 0) -> Tensor:
+        """The fixed tasks of a split: the same (B, P) float32 tensor for everybody.
+
+        Where the literature fixed the tasks (`fixed`), these are repeated in turn.
+        """
+        if split in self.fixed:
+            tasks = self.fixed[split]
+            return tasks[torch.arange(num_tasks) % len(tasks)]
+        return self.sample(split, num_tasks, make_generator(seed, f"split/{split}"))
+
+    def sample_train(self, num_tasks: int, generator: torch.Generator) -> Tensor:
+        """Draw tasks to train on, (B, P) float32: fresh ones, or from the fixed train set."""
+        if "train" in self.fixed:
+            tasks = self.fixed["train"]
+            return tasks[torch.randint(len(tasks), (num_tasks,), generator=generator)]
+        return self.sample("train", num_tasks, generator)
+
+    def unpack(self, task: Tensor) -> dict[str, Tensor]:
+        """Name the columns of a task tensor: (N, P) -> {name: (N, *shape)}."""
+        named, start = {}, 0
+        for parameter in self.parameters:
+            named[parameter.name] = task[:, start : start + parameter.size].reshape(-1, *parameter.shape)
+            start += parameter.size
+        return named
