@@ -113,7 +113,7 @@ class EnvSpec:
         action_space: `Continuous` (actions arrive clipped to [-1, 1]) or `Discrete`.
         horizon: H, control steps of an episode.
         reset: (task, noise) -> Start.
-        observe: (task, data, state) -> (N, O) float32.
+        observe: (task, data, state) -> (N, O) float32, a new tensor (`data` changes in place).
         step: (task, data, state, action, noise) -> Outcome; `data` is from after the physics step.
         control: (task, data, state, action) -> MuJoCo state fields to write before the physics step,
             usually {"ctrl": (N, nu)}; None without physics.

@@ -83,7 +83,7 @@ def collect(
                 on_step(env)
             obs, prev_reward = step.obs, step.reward
             prev_action = encode_action(action, space)
-            prev_done = (step.terminated | step.truncated).to(torch.float32)
+            prev_done = 1.0 - (step.valid & ~step.terminated & ~step.truncated).to(torch.float32)
         final.append(obs)
     return Rollout(
         task=env.task,

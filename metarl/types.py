@@ -87,7 +87,7 @@ class PolicyInput:
         obs: (..., N, O) float32.
         prev_action: (..., N, A) float32, one-hot for discrete actions.
         prev_reward: (..., N) float32.
-        prev_done: (..., N) float32, 1 where the step before ended an episode.
+        prev_done: (..., N) float32, 1 where the episode of the step before was over after it.
         task: (N, P) float32 task parameters; read by oracle policies only.
     """
 
