@@ -1,16 +1,19 @@
-"""Environments by name: one explicit table, extended by the entry-point group `metarl.environments`."""
+"""Environments by name: one explicit table, extended by the entry-point group `metarl.environments`.
+
+Names are known without torch or MuJoCo being loaded, so that `metarl --help` and gymnasium's registry are quick.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from metarl.env import BatchedEnv, EnvSpec
-from metarl.errors import UnknownNameError
+    from metarl.env import BatchedEnv, EnvSpec
 
 ENVIRONMENTS: dict[str, str] = {
     "bandit": "envs.toy.bandit:make_spec",
@@ -47,6 +50,8 @@ def make(
     name: str, num_worlds: int, *, device: str | torch.device = "cpu", seed: int = 0, **options: Any
 ) -> BatchedEnv:
     """Make `num_worlds` worlds of an environment; see `BatchedEnv`."""
+    from metarl.env import BatchedEnv
+
     return BatchedEnv(make_spec(name, **options), num_worlds, device=device, seed=seed)
 
 
@@ -57,4 +62,6 @@ def _factory(name: str) -> Callable[..., EnvSpec]:
     for entry in entry_points(group="metarl.environments"):
         if entry.name == name:
             return entry.load()
+    from metarl.errors import UnknownNameError
+
     raise UnknownNameError("environment", name, names())

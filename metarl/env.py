@@ -209,16 +209,7 @@ class BatchedEnv:
             raise SpecError(f"{self.spec.name}: tasks must have shape {expected}, got {tuple(parameters.shape)}.")
         if not bool(torch.isfinite(parameters).all()):
             raise SpecError(f"{self.spec.name}: tasks contain NaN or infinity.")
-        self._parameters = parameters.to(self.device, torch.float32)
-        self._task = self.spec.tasks.unpack(self._parameters)
-        if self.spec.derive is not None:
-            self._task |= self.spec.derive(self._task)
-        physics = self.spec.physics
-        if self.engine is not None and physics is not None and physics.configure is not None:
-            for name, value in physics.configure(self._task, self._model_defaults).items():
-                self.engine.set_model_field(name, value)
-            if physics.uses_set_const:
-                self.engine.set_const()
+        self._configure(parameters.to(self.device, torch.float32))
         self._step_count = 0
         self._state = {}
 
@@ -233,9 +224,45 @@ class BatchedEnv:
                 self.engine.write(name, value)
             self.engine.forward()
         self._running = torch.ones(self.num_worlds, dtype=torch.bool, device=self.device)
+        self._age = torch.zeros(self.num_worlds, dtype=torch.int64, device=self.device)
         self._step_count = 0
         self._obs = self.spec.observe(self._task, self._data, self._state)
         return self._obs
+
+    def reset_worlds(self, mask: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Start an episode in some of the worlds while the others go on, for adapters that reset one by one.
+
+        The time limit is counted per world. Call `reset` once before.
+
+        Args:
+            mask: (N,) bool, the worlds to start.
+            parameters: (N, P) float32, new tasks for the worlds of `mask`; None keeps their tasks.
+
+        Returns:
+            The observation of all worlds, (N, O) float32.
+        """
+        if parameters is not None:
+            parameters = parameters.to(self.device, torch.float32)
+            self._configure(torch.where(mask.unsqueeze(1), parameters, self._parameters))
+        start = self.spec.reset(self._task, self._draw(self.spec.reset_noise))
+        self._state = {
+            name: torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, self._state[name])
+            for name, value in start.state.items()
+        }
+        if self.engine is not None:
+            self.engine.reset(mask)
+            for name, value in start.writes.items():
+                kept = self.engine.data(name)
+                self.engine.write(name, torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, kept))
+            self.engine.forward()
+        self._running = self._running | mask
+        self._age = torch.where(mask, 0, self._age)
+        self._step_count = 0
+        obs = self.spec.observe(self._task, self._data, self._state)
+        if self.engine is not None:
+            obs = torch.where(self.engine.failed.unsqueeze(-1), self._obs, obs)
+        self._obs = obs
+        return obs
 
     def step(self, action: Tensor) -> Step:
         """Advance all worlds by one control step.
@@ -267,16 +294,32 @@ class BatchedEnv:
             obs = torch.where(self.engine.failed.unsqueeze(-1), self._obs, obs)
         self._obs = obs
         self._step_count += 1
+        self._age = self._age + 1
         reward = torch.where(valid & ~failed, outcome.reward, 0.0)
         terminated = (outcome.terminated | failed) & valid
         self._running = valid & ~terminated
         success = torch.zeros_like(valid) if outcome.success is None else outcome.success & valid & ~failed
-        truncated = self._running if self._step_count == self.spec.horizon else torch.zeros_like(valid)
+        truncated = self._running & (self._age >= self.spec.horizon)
         return Step(obs, reward, terminated, truncated, success, failed, valid)
 
+    def _configure(self, parameters: Tensor) -> None:
+        self._parameters = parameters
+        self._task = self.spec.tasks.unpack(self._parameters)
+        if self.spec.derive is not None:
+            self._task |= self.spec.derive(self._task)
+        physics = self.spec.physics
+        if self.engine is not None and physics is not None and physics.configure is not None:
+            for name, value in physics.configure(self._task, self._model_defaults).items():
+                self.engine.set_model_field(name, value)
+            if physics.uses_set_const:
+                self.engine.set_const()
+
     def _draw(self, counts: tuple[int, int]) -> Noise:
-        shape, options = self.num_worlds, {"generator": self.generator, "device": self.device}
-        return Noise(torch.rand(shape, counts[0], **options), torch.randn(shape, counts[1], **options))
+        n, generator, device = self.num_worlds, self.generator, self.device
+        return Noise(
+            torch.rand(n, counts[0], generator=generator, device=device),
+            torch.randn(n, counts[1], generator=generator, device=device),
+        )
 
     def _checked(self, action: Tensor) -> Tensor:
         space = self.spec.action_space

@@ -48,3 +48,7 @@ class RenderError(MetarlError):
 
 class EngineError(MetarlError):
     """A model that a physics engine cannot run, or a field that it does not have."""
+
+
+class WorkerError(MetarlError):
+    """A process of a vectorised environment that died, hangs, or whose environment raised."""

@@ -13,8 +13,9 @@ Splits
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -243,3 +244,25 @@ class TaskDistribution:
             named[parameter.name] = task[:, start : start + parameter.size].reshape(-1, *parameter.shape)
             start += parameter.size
         return named
+
+    def pack(self, named: Mapping[str, Any]) -> Tensor:
+        """Turn one task by name, {name: number or nested list}, into its row, (P,) float32.
+
+        Raises:
+            UnknownNameError: no such parameter.
+            SpecError: a parameter is missing, or has a wrong shape.
+        """
+        names = [p.name for p in self.parameters]
+        for name in named:
+            if name not in names:
+                raise UnknownNameError("task parameter", name, names)
+        columns = []
+        for parameter in self.parameters:
+            if parameter.name not in named:
+                raise SpecError(f"task parameter {parameter.name!r} is missing, the task needs all of {names}.")
+            value = torch.as_tensor(named[parameter.name], dtype=torch.float32)
+            if tuple(value.shape) != parameter.shape:
+                shapes = f"{parameter.shape}, got {tuple(value.shape)}"
+                raise SpecError(f"task parameter {parameter.name!r} must have shape {shapes}.")
+            columns.append(value.reshape(-1))
+        return torch.cat(columns)
