@@ -297,9 +297,9 @@ class BatchedEnv:
         self._age = self._age + 1
         reward = torch.where(valid & ~failed, outcome.reward, 0.0)
         terminated = (outcome.terminated | failed) & valid
-        self._running = valid & ~terminated
         success = torch.zeros_like(valid) if outcome.success is None else outcome.success & valid & ~failed
-        truncated = self._running & (self._age >= self.spec.horizon)
+        truncated = valid & ~terminated & (self._age >= self.spec.horizon)
+        self._running = valid & ~terminated & ~truncated
         return Step(obs, reward, terminated, truncated, success, failed, valid)
 
     def _configure(self, parameters: Tensor) -> None:
