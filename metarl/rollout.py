@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv
-from metarl.types import PolicyInput, Rollout, encode_action
+from metarl.types import ActionSpace, PolicyInput, Rollout, Step, encode_action
 
 
 class Act(NamedTuple):
@@ -83,7 +83,7 @@ def collect(
                 on_step(env)
             obs, prev_reward = step.obs, step.reward
             prev_action = encode_action(action, space)
-            prev_done = 1.0 - (step.valid & ~step.terminated & ~step.truncated).to(torch.float32)
+            prev_done = _over(step)
         final.append(obs)
     return Rollout(
         task=env.task,
@@ -99,3 +99,20 @@ def collect(
         valid=torch.stack([s.valid for s in steps]),
         num_episodes=num_episodes,
     )
+
+
+def policy_inputs(rollout: Rollout, space: ActionSpace, with_end: bool = False) -> PolicyInput:
+    """What the policy saw in a rollout, to evaluate it again: each field (T, N, ...).
+
+    The values are those that `collect` handed to the policy, step for step. `with_end` adds what it would
+    have seen after the last step, (T + 1, N, ...).
+    """
+    obs = torch.cat([rollout.obs, rollout.final_obs[-1:]])
+    before = [encode_action(rollout.action, space), rollout.reward, _over(rollout)]
+    sequences = [obs, *(torch.cat([torch.zeros_like(values[:1]), values]) for values in before)]
+    return PolicyInput(*(s if with_end else s[:-1] for s in sequences), task=rollout.task)
+
+
+def _over(steps: Step | Rollout) -> Tensor:
+    """1 where the episode is over after a step, (..., N) float32."""
+    return 1.0 - (steps.valid & ~steps.terminated & ~steps.truncated).to(torch.float32)

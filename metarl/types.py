@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -76,8 +77,7 @@ class Step:
     valid: Tensor
 
 
-@dataclass(frozen=True)
-class PolicyInput:
+class PolicyInput(NamedTuple):
     """What a policy may see at one control step.
 
     `prev_*` describe the step before on the same task, also when that step ended an episode: they

@@ -1,0 +1,230 @@
+"""RL²: a recurrent policy that adapts by remembering (Duan et al. 2016), trained with PPO.
+
+The learner sees a trial of K episodes on one task as a single long episode: memory, returns and advantages
+run through the resets inside it, so that exploring in the first episode is paid for by the later ones.
+
+`domain-randomised` and `oracle` are the same network and the same PPO without memory, the latter given the
+task parameters: the lines to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import ConfigError
+from metarl.nets.actor_critic import ActorCritic
+from metarl.rl.ppo import normalize_advantage, ppo_loss
+from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rollout import collect, policy_inputs
+from metarl.seeding import make_generator
+from metarl.types import PolicyInput, Rollout
+
+
+@dataclass(frozen=True)
+class RL2Config:
+    """Settings of RL² and of its two baselines."""
+
+    total_steps: int = 3_000_000
+    """Environment steps of meta-training, over all worlds."""
+    num_worlds: int = 512
+    """Worlds side by side, each with a fresh task at every update."""
+    episodes_per_trial: int = 3
+    """Episodes that one memory lives through on one task."""
+    memory: bool = True
+    """Recurrent policy; without it the policy sees the observation alone."""
+    sees_task: bool = False
+    """The policy is also given the task parameters (an oracle)."""
+    hidden_dim: int = 64
+    """Width of every layer and of the memory."""
+    initial_std: float = 0.6
+    """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+    anneal_learning_rate: bool = True
+    """Decrease the step size linearly to a tenth over the training."""
+    num_epochs: int = 6
+    """Passes over each batch of trials."""
+    num_minibatches: int = 4
+    """Parts of a pass; each holds whole trials."""
+    discount: float = 0.97
+    """Discount factor over the steps of a trial."""
+    gae_lambda: float = 0.9
+    """Decay of the advantage estimator."""
+    bootstrap_at_end: bool = False
+    """The last step of a trial is a time limit, not an end: its value counts."""
+    clip: float = 0.2
+    """Half-width of PPO's clipping interval."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    value_coef: float = 0.5
+    """Weight of the value loss."""
+    max_grad_norm: float = 0.5
+    """Largest norm of a gradient step."""
+    target_kl: float = 0.03
+    """Stop the passes over a batch once the policy has moved this far, in nats."""
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name in ("initial_std", "learning_rate", "max_grad_norm", "clip", "target_kl"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.num_worlds < self.num_minibatches:
+            raise ConfigError(
+                f"num_worlds ({self.num_worlds}) must be at least num_minibatches ({self.num_minibatches}): "
+                "a minibatch holds whole trials."
+            )
+
+
+def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
+    """The baseline that belongs to an RL² configuration: same network width, steps and batch, no memory.
+
+    It has nothing to carry from one episode to the next, so it learns from single episodes, in as many
+    worlds as keep the batch the same, and bootstraps through their time limit.
+    """
+    return replace(
+        config,
+        memory=False,
+        sees_task=sees_task,
+        num_worlds=config.num_worlds * min(config.episodes_per_trial, 4),
+        episodes_per_trial=1,
+    )
+
+
+class RL2:
+    """Learner: adapts by carrying a hidden state through a trial.
+
+    Args:
+        spec: the environment.
+        config: settings.
+        seed: of the weights, of action sampling and of the order of minibatches.
+        device: of the network.
+    """
+
+    def __init__(self, spec: EnvSpec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
+        self.config = config
+        self.space = spec.action_space
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(make_generator(seed, "weights").initial_seed())
+            self.network = ActorCritic(
+                spec.obs_dim,
+                spec.action_space,
+                spec.tasks.dim,
+                config.hidden_dim,
+                memory=config.memory,
+                sees_task=config.sees_task,
+                initial_std=config.initial_std,
+            ).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
+        self.generators = {
+            "policy": make_generator(seed, "policy", self.device),
+            "minibatches": make_generator(seed, "minibatches"),
+        }
+
+    def collect(self, env: BatchedEnv) -> Rollout:
+        """One trial in every world, with sampled actions."""
+        return collect(env, self.network, self.config.episodes_per_trial, self.generators["policy"])
+
+    def trial(
+        self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: Any = None
+    ) -> Rollout:
+        """Adapt to the tasks that the environment holds; `generator` None acts deterministically."""
+        return collect(env, self.network, num_episodes, generator, on_step)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Improve the policy on a batch of trials.
+
+        Args:
+            rollout: from `collect`.
+            progress: share of the training that is done, in [0, 1].
+
+        Returns:
+            Metrics. `skipped_minibatches` counts those whose loss or gradient was not finite: they leave
+            weights and optimiser as they were.
+        """
+        config = self.config
+        if config.anneal_learning_rate:
+            self.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - 0.9 * progress)
+        inputs = policy_inputs(rollout, self.space)
+        advantage, target = self._advantages(rollout)
+        totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
+        num_updates = skipped = 0
+        for worlds in self._minibatches(rollout.num_worlds):
+            part = rollout.select(worlds)
+            evaluation = self.network.evaluate(_select(inputs, worlds))
+            loss = ppo_loss(
+                evaluation.distribution.log_prob(part.action),
+                evaluation.distribution.entropy(),
+                evaluation.value,
+                part.log_prob,
+                normalize_advantage(advantage[:, worlds], part.valid),
+                target[:, worlds],
+                part.valid,
+                config.clip,
+            )
+            total = loss.policy + config.value_coef * loss.value - config.entropy_coef * loss.entropy
+            kl = float(loss.kl)
+            if kl > config.target_kl and num_updates:
+                break
+            self.optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.max_grad_norm)
+            if not bool(torch.isfinite(total) & torch.isfinite(grad_norm)):
+                skipped += 1
+                continue
+            self.optimizer.step()
+            num_updates += 1
+            parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
+            for name, value in zip(totals, parts, strict=True):
+                totals[name] += float(value)
+        self._update_normalizers(rollout)
+        metrics = {name: value / max(num_updates, 1) for name, value in totals.items()}
+        return metrics | {
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "gradient_steps": float(num_updates),
+            "skipped_minibatches": float(skipped),
+        }
+
+    @torch.no_grad()
+    def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets over whole trials, (T, N) each.
+
+        The time limits inside a trial are not ends: the next value is that of the next episode's first
+        step, seen with the memory of all before. A true end counts as an end in the last episode only.
+        """
+        value = self.network.evaluate(policy_inputs(rollout, self.space, with_end=True)).value  # (T+1, N)
+        reward = self.network.reward_scaler(rollout.reward)
+        last_episode = rollout.num_steps - rollout.num_steps // rollout.num_episodes
+        cut = rollout.terminated.clone()
+        cut[:last_episode] = False
+        last_value = value[-1] * self.config.bootstrap_at_end * rollout.truncated[-1]
+        discount, gae_lambda = self.config.discount, self.config.gae_lambda
+        advantage = generalized_advantage(reward, value[:-1], last_value, discount, gae_lambda, cut)
+        return advantage, advantage + value[:-1]
+
+    def _minibatches(self, num_worlds: int) -> Iterator[Tensor]:
+        for _ in range(self.config.num_epochs):
+            order = torch.randperm(num_worlds, generator=self.generators["minibatches"]).to(self.device)
+            yield from order.tensor_split(self.config.num_minibatches)
+
+    def _update_normalizers(self, rollout: Rollout) -> None:
+        self.network.obs_normalizer.update(rollout.obs[rollout.valid])
+        self.network.reward_scaler.update(discounted_returns(rollout.reward, self.config.discount))
+        if self.network.task_normalizer is not None:
+            self.network.task_normalizer.update(rollout.task)
+
+
+def _select(inputs: PolicyInput, worlds: Tensor) -> PolicyInput:
+    *sequences, task = inputs
+    return PolicyInput(*(s[:, worlds] for s in sequences), task[worlds])

@@ -1,0 +1,125 @@
+"""The actor-critic that remembers (a GRU), and the same network without memory."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metarl.nets.distributions import ActionDistribution, Categorical, Gaussian
+from metarl.nets.normalizer import RewardScaler, RunningNormalizer
+from metarl.rollout import Act
+from metarl.types import ActionSpace, Continuous, PolicyInput
+
+
+class Evaluation(NamedTuple):
+    """Distribution and value at every step of a rollout, (T, N, ...)."""
+
+    distribution: ActionDistribution
+    value: Tensor
+
+
+class ActorCritic(nn.Module):
+    """encoder -> core -> actor head, critic head.
+
+    With memory the core is a GRU and the encoder reads observation, previous action, previous reward and
+    previous done: the policy of RL² (Duan et al. 2016, §2.2). Without memory the core is a linear layer of
+    the same width and the encoder reads the observation alone, so that the difference between the two is
+    the memory.
+
+    Args:
+        obs_dim: O.
+        action_space: what the actor head chooses from.
+        task_dim: P.
+        hidden_dim: D, width of all layers.
+        memory: GRU core, else feed-forward.
+        sees_task: the encoder also reads the (normalised) task parameters: an oracle.
+        initial_std: standard deviation of continuous actions at the start.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_space: ActionSpace,
+        task_dim: int,
+        hidden_dim: int,
+        memory: bool,
+        sees_task: bool = False,
+        initial_std: float = 0.6,
+    ):
+        super().__init__()
+        self.memory = memory
+        self.sees_task = sees_task
+        self.hidden_dim = hidden_dim
+        self.continuous = isinstance(action_space, Continuous)
+        self.obs_normalizer = RunningNormalizer(obs_dim)
+        self.task_normalizer = RunningNormalizer(task_dim) if sees_task else None
+        self.reward_scaler = RewardScaler()
+        input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
+        self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
+        if memory:
+            self.core: nn.Module = _gru(hidden_dim)
+        else:
+            self.core = nn.Sequential(_linear(hidden_dim, hidden_dim), nn.Tanh())
+        self.actor = nn.Sequential(
+            _linear(hidden_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, action_space.input_dim, gain=0.01)
+        )
+        self.critic = nn.Sequential(_linear(hidden_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
+        if self.continuous:
+            self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
+
+    def initial_memory(self, num_worlds: int) -> Tensor:
+        """The hidden state at the start of a trial, (N, D) zeros."""
+        return torch.zeros(num_worlds, self.hidden_dim, device=self.reward_scaler.count.device)
+
+    def act(self, inputs: PolicyInput, memory: Tensor, generator: torch.Generator | None) -> Act:
+        """See `Policy.act`."""
+        code = self._encode(inputs)
+        if self.memory:
+            memory = self.core(code.unsqueeze(0), memory.unsqueeze(0))[1].squeeze(0)
+            features = memory
+        else:
+            features = self.core(code)
+        distribution = self._distribution(features)
+        action = distribution.sample(generator)
+        return Act(action, distribution.log_prob(action), memory)
+
+    def evaluate(self, inputs: PolicyInput) -> Evaluation:
+        """Distributions and values of whole trials from their first step, (T, N, ...)."""
+        features = self.core(self._encode(inputs))
+        if self.memory:
+            features = features[0]  # (T, N, D)
+        return Evaluation(self._distribution(features), self.critic(features).squeeze(-1))
+
+    def _encode(self, inputs: PolicyInput) -> Tensor:
+        parts = [self.obs_normalizer(inputs.obs)]
+        if self.memory:
+            reward = self.reward_scaler(inputs.prev_reward).clamp(-10.0, 10.0)
+            parts += [inputs.prev_action, reward.unsqueeze(-1), inputs.prev_done.unsqueeze(-1)]
+        if self.task_normalizer is not None:
+            parts.append(self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1))
+        return self.encoder(torch.cat(parts, -1))
+
+    def _distribution(self, features: Tensor) -> ActionDistribution:
+        output = self.actor(features)
+        return Gaussian(output, self.log_std) if self.continuous else Categorical(output)
+
+
+def _linear(input_dim: int, output_dim: int, gain: float = math.sqrt(2)) -> nn.Linear:
+    layer = nn.Linear(input_dim, output_dim)
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _gru(dim: int) -> nn.GRU:
+    gru = nn.GRU(dim, dim)
+    for name, parameter in gru.named_parameters():
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+        else:
+            for gate in parameter.data.chunk(3):
+                nn.init.orthogonal_(gate)
+    return gru
