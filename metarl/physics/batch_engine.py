@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -11,20 +13,43 @@ from mujoco import batch
 from torch import Tensor
 
 from metarl.errors import EngineError
+from metarl.physics.engine import (
+    STATE_FIELDS,
+    check_model_value,
+    check_value,
+    model_default,
+    route_mujoco_warnings,
+    unknown_field,
+)
+from metarl.physics.fields import check_model_fields
 
 if TYPE_CHECKING:
     from metarl.env import Physics
 
 _STAGE_NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
 _STAGE_VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
-_BAD_STATE = [int(w) for w in (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL)]
-_BAD_STATE += [int(mujoco.mjtWarning.mjWARN_BADQACC), int(mujoco.mjtWarning.mjWARN_BADCTRL)]
+
+_log = logging.getLogger(__name__)
 
 
 class BatchEngine:
-    """`Engine` on the CPU; see the contract there."""
+    """`Engine` on the CPU; see the contract there.
+
+    MuJoCo resets a world whose state goes bad without a word and counts a warning; those counters, its
+    errors and the finiteness of the state rows together make `failed`.
+
+    Args:
+        physics: what the environment needs.
+        num_worlds: N.
+        num_threads: threads of the pool, 0 for all cores; results do not depend on it.
+
+    Raises:
+        EngineError: one of `Physics.model_fields` does not exist or cannot differ between worlds.
+    """
 
     def __init__(self, physics: Physics, num_worlds: int, num_threads: int = 0):
+        check_model_fields(physics.model_fields)
+        route_mujoco_warnings()
         self.num_worlds = num_worlds
         self.device = torch.device("cpu")
         self.model = physics.model
@@ -33,50 +58,95 @@ class BatchEngine:
         # Persistent worlds make the kinematics after the last substep nearly free (stage=VEL in step).
         self._batch = batch.Batch(physics.model, num_worlds, num_threads, persistent=True)
         self._model_fields = {name: self._batch.expand(name) for name in physics.model_fields}
+        self._state = {name: self._batch.bind(name) for name in STATE_FIELDS}
         self._data: dict[str, tuple[np.ndarray, Tensor]] = {}
+        self._warning_counts = np.array(self._batch.warning[:, :, 1])  # (N, kinds of warning)
+        self.reset()
+        self.forward()
 
     def data(self, name: str) -> Tensor:
         if name not in self._data:
             try:
                 source = self._batch.bind(name)
-            except (AttributeError, ValueError, KeyError) as error:
-                raise EngineError(f"mujoco.batch has no data field {name!r}: {error}") from error
+            except ValueError as error:
+                raise _no_data_field(name, error) from error
             self._data[name] = (source, torch.zeros(source.shape, dtype=torch.float32))
+            # An output is zero until the next call after it was bound.
+            self.forward()
         return self._data[name][1]
 
     def write(self, name: str, value: Tensor) -> None:
-        np.copyto(self._batch.bind(name), value.numpy(), casting="same_kind")
+        if name not in self._state:
+            raise unknown_field("state field", name, self._state)
+        source = self._state[name]
+        check_value(f"state field {name!r}", value, source.shape)
+        np.copyto(source, value.detach().numpy(), casting="same_kind")
+        if name in self._data:
+            self._data[name][1].copy_(value)
 
     def default_model_field(self, name: str) -> Tensor:
-        owner, attribute = (self.model.opt, name[4:]) if name.startswith("opt.") else (self.model, name)
-        return torch.as_tensor(np.array(getattr(owner, attribute)), dtype=torch.float32)
+        return model_default(self.model, name, self.device)
 
     def set_model_field(self, name: str, value: Tensor) -> None:
         if name not in self._model_fields:
-            raise EngineError(f"model field {name!r} is not in Physics.model_fields {tuple(self._model_fields)}.")
-        np.copyto(self._model_fields[name], value.numpy(), casting="same_kind")
+            raise unknown_field("name in Physics.model_fields", name, self._model_fields)
+        target = self._model_fields[name]
+        check_model_value(name, value, target.shape)
+        np.copyto(target, value.detach().numpy(), casting="same_kind")
 
     def set_const(self) -> None:
-        self._batch.set_const()
+        try:
+            self._batch.set_const()
+        except batch.SimulationError as error:
+            raise EngineError(f"the model fields of worlds {error.ids[:8].tolist()} are impossible: {error}") from error
 
     def reset(self, mask: Tensor | None = None) -> None:
-        self._batch.reset(None if mask is None else mask.numpy(), stage=_STAGE_NONE)
-        self.failed &= False if mask is None else ~mask
+        if mask is None:
+            self._batch.reset(stage=_STAGE_NONE)
+            self.failed.zero_()
+        else:
+            check_value("reset mask", mask, (self.num_worlds,))
+            self._batch.reset(mask.numpy(), stage=_STAGE_NONE)
+            self.failed &= ~mask
+        np.copyto(self._warning_counts, self._batch.warning[:, :, 1])
         self._refresh()
 
     def forward(self) -> None:
-        self._batch.forward(stage=_STAGE_VEL)
-        self._refresh()
+        self._guarded(lambda: self._batch.forward(stage=_STAGE_VEL))
 
     def step(self) -> None:
-        warnings = self._batch.warning[:, _BAD_STATE, 1].sum(1)
+        self._guarded(lambda: self._batch.step(nstep=self._num_substeps, stage=_STAGE_VEL))
+
+    def _guarded(self, call: Callable[[], None]) -> None:
+        """Run a call of the batch, flag the worlds that it broke, park all failed worlds at the defaults."""
         try:
-            self._batch.step(nstep=self._num_substeps, stage=_STAGE_VEL)
+            call()
         except batch.SimulationError as error:
+            _log.warning("MuJoCo: %s", error)
             self.failed[torch.as_tensor(error.ids, dtype=torch.int64)] = True
-        self.failed |= torch.from_numpy(self._batch.warning[:, _BAD_STATE, 1].sum(1) != warnings)
+        counts = self._batch.warning[:, :, 1]
+        broken = (counts != self._warning_counts).any(1) | ~np.isfinite(self._batch.state).all(1)
+        self.failed |= torch.from_numpy(broken)
+        if self.failed.any():
+            self._park()
+        np.copyto(self._warning_counts, counts)
         self._refresh()
+
+    def _park(self) -> None:
+        try:
+            self._batch.reset(self.failed.numpy(), stage=_STAGE_VEL)
+        except batch.SimulationError as error:
+            _log.warning("MuJoCo: %s", error)  # these worlds cannot even stand still; they stay flagged
 
     def _refresh(self) -> None:
         for source, staging in self._data.values():
             np.copyto(staging.numpy(), source, casting="same_kind")
+
+
+def _no_data_field(name: str, error: ValueError) -> EngineError:
+    """Say why MuJoCo refused a field: it belongs to the model, its size changes, or there is none such."""
+    if hasattr(mujoco.MjModel, name):
+        return EngineError(f"{name!r} is a field of the model, not of the data.")
+    if hasattr(mujoco.MjData, name):
+        return EngineError(f"data field {name!r} cannot be used: {error}.")
+    return unknown_field("data field", name, batch.DATA_FIELDS)

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
+from collections.abc import Iterable
 from typing import Protocol
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
+
+from metarl.errors import EngineError
+
+STATE_FIELDS = ("qpos", "qvel", "act", "ctrl", "mocap_pos", "mocap_quat", "qfrc_applied", "xfrc_applied")
+"""The fields that `Engine.write` takes."""
+
+_log = logging.getLogger(__name__)
 
 
 class Engine(Protocol):
@@ -16,15 +27,17 @@ class Engine(Protocol):
 
     1. After `step` and `forward` every tensor of `data` belongs to the same instant as `qpos`
        (acceleration-stage sensors are one substep old).
-    2. A world that diverges (NaN, an engine error, an overflowing buffer) is flagged in `failed`,
-       stays flagged until it is reset, and never changes another world.
+    2. A world whose simulation fails (a NaN or a number beyond 1e10 in its state, an engine error, a
+       full contact or constraint buffer) is flagged in `failed` and stays flagged until it is reset.
+       At the end of every `step` and `forward` it is put back to the model's defaults, so that its
+       arrays are finite. It never changes another world.
     3. On the CPU the result is bit-identical at any number of threads.
 
     Attributes:
         num_worlds: N.
         device: where the tensors live.
         model: the compiled model that all worlds share.
-        failed: (N,) bool.
+        failed: (N,) bool, always the same tensor.
     """
 
     num_worlds: int
@@ -43,21 +56,29 @@ class Engine(Protocol):
         ...
 
     def write(self, name: str, value: Tensor) -> None:
-        """Write a state field (qpos qvel act ctrl mocap_pos mocap_quat qfrc_applied xfrc_applied) of all worlds.
+        """Write a state field, one of `STATE_FIELDS`, of all worlds.
 
         Derived fields follow at the next `forward` or `step`.
+
+        Raises:
+            EngineError: not a state field, or a value of another shape.
         """
         ...
 
     def default_model_field(self, name: str) -> Tensor:
-        """The value of a model field that the model was compiled with, without world dimension, float32."""
+        """The value of a model field that the model was compiled with, without world dimension, float32.
+
+        Raises:
+            EngineError: no such field.
+        """
         ...
 
     def set_model_field(self, name: str, value: Tensor) -> None:
         """Give every world its own value of a model field, (N, ...); `opt.<name>` for options.
 
         Raises:
-            EngineError: the field was not named in `Physics.model_fields`.
+            EngineError: the field was not named in `Physics.model_fields`, or the value has another
+                shape or a NaN.
         """
         ...
 
@@ -68,7 +89,7 @@ class Engine(Protocol):
     def reset(self, mask: Tensor | None = None) -> None:
         """Set worlds, all or those of `mask` (N,) bool, to the model's defaults and clear their `failed`.
 
-        State fields are current afterwards, derived fields after the next `forward`.
+        State fields are current afterwards, derived fields after the next `forward` or `step`.
         """
         ...
 
@@ -79,3 +100,48 @@ class Engine(Protocol):
     def step(self) -> None:
         """Advance every world by one control step of `Physics.num_substeps` substeps."""
         ...
+
+
+def model_default(model: mujoco.MjModel, name: str, device: torch.device) -> Tensor:
+    """The compiled value of a model field or of an option `opt.<name>`, float32.
+
+    Raises:
+        EngineError: no such field.
+    """
+    owner, attribute = (model.opt, name[4:]) if name.startswith("opt.") else (model, name)
+    value = getattr(owner, attribute, None)
+    if not isinstance(value, (np.ndarray, float, int)):
+        raise unknown_field("model field", name, (n for n in dir(owner) if not n.startswith("_")))
+    return torch.as_tensor(np.array(value), dtype=torch.float32).to(device)
+
+
+def unknown_field(kind: str, name: str, available: Iterable[str]) -> EngineError:
+    """The error for a field name that an engine does not take; lists what is close, or everything if short."""
+    names = sorted(available)
+    close = difflib.get_close_matches(name, names, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    listed = f" Available: {', '.join(names) or 'none'}." if len(names) <= 12 else ""
+    return EngineError(f"unknown {kind} {name!r}.{hint}{listed}")
+
+
+def check_value(what: str, value: Tensor, shape: Iterable[int]) -> None:
+    """Raise an EngineError unless the value has the shape: a silent broadcast would hide a mistake."""
+    if tuple(value.shape) != tuple(shape):
+        raise EngineError(f"{what} must have shape {tuple(shape)}, got {tuple(value.shape)}.")
+
+
+def check_model_value(name: str, value: Tensor, shape: Iterable[int]) -> None:
+    """Raise an EngineError unless a per-world model field has the shape and no NaN."""
+    check_value(f"model field {name!r}", value, shape)
+    bad = torch.isnan(value).flatten(1).any(1)
+    if bool(bad.any()):
+        raise EngineError(f"model field {name!r} is NaN in worlds {bad.nonzero().flatten().tolist()[:8]}.")
+
+
+def route_mujoco_warnings() -> None:
+    """Send MuJoCo's warnings to the logger of this module, unless somebody already handles them.
+
+    MuJoCo's own handler appends them to MUJOCO_LOG.TXT in the current folder.
+    """
+    if mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(lambda message: _log.warning("MuJoCo: %s", message))
