@@ -1,0 +1,219 @@
+"""half-cheetah-vel-maml, half-cheetah-vel-pearl, half-cheetah-dir: run at a hidden speed, or a hidden way.
+
+In the literature one name hides several tasks; these are three of them, each as its authors' code has it.
+
+                    half-cheetah-vel-maml         half-cheetah-vel-pearl        half-cheetah-dir
+TASK PARAMETER      velocity (m/s)                velocity (m/s)                direction (1)
+  train             U[0, 2]                       100 fixed draws of U[0, 3]    -1 or 1
+  test              U[0, 2]                       30 other fixed draws          -1 or 1
+  extrapolation     (2, 3)                        (3, 4)                        none
+CONTROL STEP        0.01 s                        0.05 s                        0.05 s
+VELOCITY v          of the centre of mass         x displacement of the torso   as vel-pearl
+                    of the whole robot            over the control step
+REWARD              -|v - velocity| - c           -|v - velocity| - c           direction v - c
+OBSERVATION 17-19   centre of mass of the robot   origin of the torso           as vel-pearl
+START qpos, qvel    0.01 N(0, 1), 0.1 N(0, 1)     U(-0.1, 0.1), 0.1 N(0, 1)     as vel-pearl
+SOURCE              cbfinn/maml_rl                katerakelly/oyster            katerakelly/oyster
+
+with the control cost c = 0.05 ||action||^2. All: 200 control steps, no termination, no success criterion,
+no interpolation hole (the literature trains on the whole range).
+
+ACTION (6 numbers in [-1, 1])
+    0-2  back thigh, shin, foot    x 120, 90, 60 N m
+    3-5  front thigh, shin, foot   x 120, 60, 30 N m
+
+OBSERVATION (20 numbers)
+    0-7    joint positions without x: z (m), pitch (rad), six joints (rad)
+    8-16   joint velocities: x, z (m/s), pitch, six joints (rad/s)
+    17-19  a position (m), see the table
+
+DEVIATIONS. The body is gymnasium's model file (the rllab file has the same numbers) on MuJoCo >= 4.0; the
+originals ran on MuJoCo 1.3 (MAML) and 1.5 (PEARL), whose contact solver differs, so returns need not agree
+with the papers'. MAML's centre-of-mass velocity is MuJoCo's `subtreelinvel` sensor of the torso.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import resources
+
+import mujoco
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
+from metarl.types import Arrays, Continuous
+
+_CONTROL_COST = 0.05
+_PEARL_SEED, _PEARL_TASKS, _PEARL_TRAIN, _PEARL_TEST = 1337, 130, 100, 30
+_DATA_FIELDS = ("qpos", "qvel", "xpos", "subtree_com", "sensordata")
+
+
+def make_vel_maml(horizon: int = 200, frame_skip: int = 1) -> EnvSpec:
+    """Make MAML's half-cheetah with a hidden target velocity in [0, 2] m/s.
+
+    Args:
+        horizon: control steps of an episode; 200 in MAML, 100 in its torch port (tristandeleu/pytorch-maml-rl).
+        frame_skip: physics steps of 0.01 s per control step. rllab reads it from the model, where MAML
+            has none, hence 1; ports on top of gym use 5.
+
+    Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; cbfinn/maml_rl half_cheetah_env_rand.py.
+    """
+    tasks = TaskDistribution((_velocity(2.0, 3.0),))
+    return _make("half-cheetah-vel-maml", tasks, _track_velocity, horizon, frame_skip, is_rllab=True)
+
+
+def make_vel_pearl(horizon: int = 200) -> EnvSpec:
+    """Make PEARL's half-cheetah with a hidden target velocity: 100 fixed train tasks, 30 fixed test tasks.
+
+    Args:
+        horizon: control steps of an episode.
+
+    Source: Rakelly et al. 2019, "Efficient Off-Policy Meta-RL via Probabilistic Context Variables"; katerakelly/oyster
+    half_cheetah_vel.py (the tasks) and launch_experiment.py (the first 100 to train, the last 30 to test).
+    """
+    drawn = np.random.RandomState(_PEARL_SEED).uniform(0.0, 3.0, size=(_PEARL_TASKS,))
+    velocities = torch.from_numpy(drawn).to(torch.float32).unsqueeze(1)  # (130, P=1)
+    fixed = {"train": velocities[:_PEARL_TRAIN], "test": velocities[-_PEARL_TEST:]}
+    tasks = TaskDistribution((_velocity(3.0, 4.0),), fixed)
+    return _make("half-cheetah-vel-pearl", tasks, _track_velocity, horizon, 5, is_rllab=False)
+
+
+def make_dir(horizon: int = 200) -> EnvSpec:
+    """Make PEARL's half-cheetah that has to find out whether to run forward or backward.
+
+    Args:
+        horizon: control steps of an episode; 200 in MAML and PEARL, 100 in ProMP.
+
+    Source: katerakelly/oyster half_cheetah_dir.py. MAML's own version differs as its velocity task does.
+    """
+    direction = Parameter("direction", "1", Choice((-1.0, 1.0)), "1 to run forward, -1 backward")
+    return _make("half-cheetah-dir", TaskDistribution((direction,)), _follow_direction, horizon, 5, is_rllab=False)
+
+
+def _velocity(high: float, shell_end: float) -> Parameter:
+    distribution = Uniform(0.0, high, shell=((high, shell_end),))
+    return Parameter("velocity", "m/s", distribution, "target velocity")
+
+
+def _track_velocity(task: Arrays, velocity: Tensor) -> Tensor:
+    return -(velocity - task["velocity"]).abs()
+
+
+def _follow_direction(task: Arrays, velocity: Tensor) -> Tensor:
+    return task["direction"] * velocity
+
+
+def _make(
+    name: str,
+    tasks: TaskDistribution,
+    forward_reward: Callable[[Arrays, Tensor], Tensor],
+    horizon: int,
+    frame_skip: int,
+    is_rllab: bool,
+) -> EnvSpec:
+    model = _body().compile()
+    torso_id = model.body("torso").id
+    control_dt_s = float(model.opt.timestep) * frame_skip
+    position_field = "subtree_com" if is_rllab else "xpos"
+
+    def reset(task: Arrays, noise: Noise) -> Start:
+        qpos = 0.01 * noise.normal[:, :9] if is_rllab else 0.2 * noise.uniform - 0.1  # (N, 9), around qpos0 = 0
+        return Start(state={"x": qpos[:, 0]}, writes={"qpos": qpos, "qvel": 0.1 * noise.normal[:, -9:]})
+
+    def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        return torch.cat([data["qpos"][:, 1:], data["qvel"], data[position_field][:, torso_id]], 1)  # (N, 20)
+
+    def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
+        x = data["qpos"][:, 0].clone()
+        velocity = data["sensordata"][:, 0] if is_rllab else (x - state["x"]) / control_dt_s  # (N,) m/s
+        reward = forward_reward(task, velocity) - _CONTROL_COST * action.square().sum(1)
+        return Outcome(state={"x": x}, reward=reward, terminated=torch.zeros_like(x, dtype=torch.bool))
+
+    return EnvSpec(
+        name=name,
+        tasks=tasks,
+        obs_dim=20,
+        action_space=Continuous(6),
+        horizon=horizon,
+        reset=reset,
+        observe=observe,
+        step=step,
+        control=lambda task, data, state, action: {"ctrl": action},
+        reset_noise=(0, 18) if is_rllab else (9, 9),
+        physics=Physics(
+            model=model,
+            num_substeps=frame_skip,
+            data_fields=_DATA_FIELDS,
+            max_contacts=16,
+            max_constraints=80,  # 16 contacts of 4 rows, 6 joint limits
+            scene=_scene,
+        ),
+        description=f"half-cheetah, hidden {tasks.parameters[0].name}",
+    )
+
+
+def _body() -> mujoco.MjSpec:
+    """gymnasium's half-cheetah plus a sensor and a camera; its dynamics are untouched."""
+    text = resources.files("gymnasium").joinpath("envs", "mujoco", "assets", "half_cheetah.xml").read_text()
+    spec = mujoco.MjSpec.from_string(text)
+    # The file fixes the total mass with a compiler attribute that MuJoCo is about to remove.
+    total_mass_kg, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
+    density_scale = total_mass_kg / float(spec.compile().body_mass.sum())
+    for geom in spec.geoms:
+        geom.density *= density_scale
+    spec.add_sensor(
+        name="com_velocity",
+        type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
+        objtype=mujoco.mjtObj.mjOBJ_BODY,
+        objname="torso",
+    )
+    camera = spec.body("torso").add_camera(name="video", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK, fovy=45.0)
+    camera.pos = (0.0, -3.2, 0.55)
+    camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
+    camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 0.2, 1.0)
+    return spec
+
+
+def _scene(task: Arrays) -> mujoco.MjModel:
+    """The model to draw one task with: posts to pass, one per second at the target velocity.
+
+    On the direction task posts stand every 2 m, green where the robot should run and red where not.
+    """
+    spec = _body()
+    _paint(spec)
+    goal = float(next(iter(task.values())))
+    is_direction = "direction" in task
+    spacing_m = 2.0 if is_direction else max(goal, 0.25)
+    for index in range(-60, 61):
+        wrong_way = is_direction and index * goal < 0
+        spec.worldbody.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
+            size=(0.03, 0.3, 0.0),
+            pos=(index * spacing_m, 0.9, 0.3),
+            rgba=(0.85, 0.25, 0.2, 1.0) if wrong_way else (0.2, 0.65, 0.35, 1.0),
+            contype=0,
+            conaffinity=0,
+            mass=0.0,
+        )
+    return spec.compile()
+
+
+def _paint(spec: mujoco.MjSpec) -> None:
+    """Softer colours than the file's black and white, which flicker in a video."""
+    sky, _, ground = spec.textures
+    sky.rgb1, sky.rgb2 = (0.62, 0.74, 0.86), (0.87, 0.92, 0.96)
+    ground.rgb1, ground.rgb2 = (0.36, 0.42, 0.38), (0.42, 0.48, 0.44)
+    spec.material("MatPlane").reflectance = 0.0
+    spec.material("MatPlane").specular = 0.1
+    spec.geom("floor").rgba = (1.0, 1.0, 1.0, 1.0)
+    spec.visual.headlight.ambient = (0.35, 0.35, 0.35)
+    spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
+    spec.worldbody.lights[0].diffuse = (0.6, 0.6, 0.6)
+    spec.worldbody.lights[0].dir = (-0.3, 0.4, -1.0)
+    for geom in spec.geoms:
+        if geom.name != "floor":
+            is_back = geom.name.startswith("b")
+            geom.rgba = (0.86, 0.42, 0.22, 1.0) if is_back else (0.93, 0.62, 0.28, 1.0)
