@@ -9,6 +9,12 @@ import difflib
 from collections.abc import Iterable
 
 
+def closest(name: str, available: Iterable[str]) -> str:
+    """The sentence " Did you mean 'x'?" with the nearest of the available names; empty where none is near."""
+    close = difflib.get_close_matches(name, list(available), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
 class MetarlError(Exception):
     """Base class of the errors that a user can mend."""
 
@@ -18,9 +24,7 @@ class UnknownNameError(MetarlError, KeyError):
 
     def __init__(self, kind: str, name: str, available: Iterable[str]):
         names = sorted(available)
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        super().__init__(f"unknown {kind} {name!r}.{hint} Available: {', '.join(names) or 'none'}.")
+        super().__init__(f"unknown {kind} {name!r}.{closest(name, names)} Available: {', '.join(names) or 'none'}.")
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would print the repr
