@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.errors import SpecError
 from metarl.physics import Engine, make_engine
+from metarl.probe import probe_spec
 from metarl.seeding import make_generator
 from metarl.tasks import TaskDistribution
 from metarl.types import ActionSpace, Arrays, Continuous, Discrete, Step
@@ -139,6 +140,8 @@ class EnvSpec:
     description: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.action_space, (Continuous, Discrete)) or self.action_space.input_dim < 1:
+            raise SpecError(f"{self.name}: action_space must be Continuous or Discrete, got {self.action_space!r}.")
         if self.horizon < 1 or self.obs_dim < 1:
             raise SpecError(f"{self.name}: horizon and obs_dim must be positive, got {self.horizon}, {self.obs_dim}.")
         if (self.physics is None) != (self.control is None):
@@ -330,37 +333,9 @@ class BatchedEnv:
 
     def _probe(self) -> None:
         """Run one step on sampled tasks, so that a wrong spec fails here and names its field."""
-        state = self.generator.get_state()
-        name, n = self.spec.name, self.num_worlds
-        self.set_tasks(self.spec.tasks.split("validation", n))
-        obs = self.reset()
-        _check(f"{name}: observe", obs, (n, self.spec.obs_dim), torch.float32)
-        before = {key: (value.shape, value.dtype) for key, value in self._state.items()}
-        space = self.spec.action_space
-        if isinstance(space, Discrete):
-            action = torch.zeros(n, dtype=torch.int64, device=self.device)
-        else:
-            action = torch.zeros(n, space.dim, device=self.device)
-        outcome = self.spec.step(self._task, self._data, self._state, action, self._draw(self.spec.step_noise))
-        _check(f"{name}: step, reward", outcome.reward, (n,), torch.float32)
-        _check(f"{name}: step, terminated", outcome.terminated, (n,), torch.bool)
-        if outcome.success is not None:
-            _check(f"{name}: step, success", outcome.success, (n,), torch.bool)
-        after = {key: (value.shape, value.dtype) for key, value in outcome.state.items()}
-        if before != after:
-            raise SpecError(f"{name}: step must keep the names, shapes and dtypes of state; {before} became {after}.")
-        self.step(action)
-        self.generator.set_state(state)
+        generator_state = self.generator.get_state()
+        tasks = self.spec.tasks.split("validation", self.num_worlds)
+        probe_spec(self.spec, tasks.to(self.device), self.engine, self._data, self._draw)
+        self.set_tasks(tasks)
         self.reset()
-        self.generator.set_state(state)
-
-
-def _check(what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    if not isinstance(value, Tensor):
-        raise SpecError(f"{what} must be a tensor, got {type(value).__name__}.")
-    if tuple(value.shape) != shape:
-        raise SpecError(f"{what} must have shape {shape}, got {tuple(value.shape)}.")
-    if value.dtype != dtype:
-        raise SpecError(f"{what} must have dtype {dtype}, got {value.dtype}.")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-        raise SpecError(f"{what} contains NaN or infinity.")
+        self.generator.set_state(generator_state)
