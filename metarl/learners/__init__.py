@@ -1,0 +1,139 @@
+"""Algorithms by name: one explicit table, extended by the entry-point group `metarl.algorithms`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, Protocol
+
+from metarl.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    import torch
+
+    from metarl.env import BatchedEnv, EnvSpec
+    from metarl.types import Rollout
+
+
+class Learner(Protocol):
+    """What the training loop and the evaluation need of an algorithm."""
+
+    def collect(self, env: BatchedEnv) -> Any:
+        """Gather the experience of one update on the tasks that the environment holds."""
+        ...
+
+    def update(self, experience: Any, progress: float) -> dict[str, float]:
+        """Learn from it; returns metrics."""
+        ...
+
+    def trial(
+        self,
+        env: BatchedEnv,
+        num_episodes: int,
+        generator: torch.Generator | None,
+        on_step: Callable[[BatchedEnv], None] | None = None,
+    ) -> Rollout:
+        """Adapt to the tasks that the environment holds, over the episodes of one trial.
+
+        Args:
+            env: worlds with their tasks set.
+            num_episodes: K.
+            generator: for sampling actions; None acts deterministically.
+            on_step: called after every reset and step.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs: {"model": ..., "optimizer": ..., "rng": ...}."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """How to make a learner.
+
+    Attributes:
+        description: one line for `metarl list`.
+        settings: "module:class" of its settings, a frozen dataclass.
+        make: "module:function" (spec, settings, seed, device) -> Learner.
+        presets: "module:function" env name -> {preset name: settings}.
+    """
+
+    description: str
+    settings: str
+    make: str
+    presets: str
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "rl2": Algorithm(
+        "recurrent policy that adapts by remembering a trial (Duan et al. 2016), PPO",
+        settings="metarl.learners.rl2:RL2Config",
+        make="metarl.learners.rl2:RL2",
+        presets="metarl.learners.presets:rl2",
+    ),
+    "domain-randomised": Algorithm(
+        "the same network and PPO without memory: one policy for all tasks (a baseline)",
+        settings="metarl.learners.rl2:RL2Config",
+        make="metarl.learners.rl2:RL2",
+        presets="metarl.learners.presets:domain_randomised",
+    ),
+    "oracle": Algorithm(
+        "the policy without memory, given the task parameters (an upper reference)",
+        settings="metarl.learners.rl2:RL2Config",
+        make="metarl.learners.rl2:RL2",
+        presets="metarl.learners.presets:oracle",
+    ),
+}
+
+
+def names() -> list[str]:
+    """The names of all algorithms, third-party ones included."""
+    return [*ALGORITHMS, *(e.name for e in entry_points(group="metarl.algorithms") if e.name not in ALGORITHMS)]
+
+
+def find(name: str) -> Algorithm:
+    """Look an algorithm up.
+
+    Raises:
+        UnknownNameError: no such algorithm.
+    """
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    for entry in entry_points(group="metarl.algorithms"):
+        if entry.name == name:
+            return entry.load()
+    raise UnknownNameError("algorithm", name, names())
+
+
+def settings_type(name: str) -> type:
+    """The settings class of an algorithm."""
+    return _load(find(name).settings)
+
+
+def make_learner(name: str, spec: EnvSpec, settings: Any, seed: int, device: str) -> Learner:
+    """Make a learner of an algorithm for an environment."""
+    return _load(find(name).make)(spec, settings, seed, device)
+
+
+def preset(algorithm: str, env: str, name: str = "default") -> Any:
+    """The settings of a preset.
+
+    Raises:
+        UnknownNameError: no such algorithm, or no such preset for this environment.
+    """
+    presets = _load(find(algorithm).presets)(env)
+    if name not in presets:
+        raise UnknownNameError(f"preset of {algorithm} for {env}", name, presets)
+    return presets[name]
+
+
+def _load(path: str) -> Any:
+    module, attribute = path.split(":")
+    return getattr(import_module(module), attribute)

@@ -9,7 +9,7 @@ task parameters: the lines to compare with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -187,7 +187,7 @@ class RL2:
             num_updates += 1
             parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
             for name, value in zip(totals, parts, strict=True):
-                totals[name] += float(value)
+                totals[name] += float(value.detach())
         self._update_normalizers(rollout)
         metrics = {name: value / max(num_updates, 1) for name, value in totals.items()}
         return metrics | {
@@ -195,6 +195,21 @@ class RL2:
             "gradient_steps": float(num_updates),
             "skipped_minibatches": float(skipped),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Learner.state_dict`."""
+        return {
+            "model": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {name: generator.get_state() for name, generator in self.generators.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Learner.load_state_dict`."""
+        self.network.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, generator in self.generators.items():
+            generator.set_state(state["rng"][name])
 
     @torch.no_grad()
     def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,80 @@
+"""What a run is made of: frozen dataclasses that travel to the command line, to config.json and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from metarl.errors import ConfigError, UnknownNameError
+from metarl.learners import settings_type
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A training run; with the package's version it determines every number on the CPU.
+
+    Attributes:
+        algorithm: one of `metarl.learners.ALGORITHMS`.
+        env: name of the environment.
+        settings: the algorithm's own settings.
+        env_options: keyword arguments of the environment's factory.
+        seed: of everything random.
+        device: "cpu" or "cuda".
+        torch_threads: threads of torch on the CPU; beside the physics pool one is usually the fastest.
+        physics_threads: threads of the CPU physics engine, 0 for all cores.
+    """
+
+    algorithm: str
+    env: str
+    settings: Any
+    env_options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    device: str = "cpu"
+    torch_threads: int = 1
+    physics_threads: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.settings, settings_type(self.algorithm)):
+            expected = settings_type(self.algorithm).__name__
+            raise ConfigError(f"{self.algorithm} takes {expected}, got {type(self.settings).__name__}.")
+        if self.torch_threads < 1 or self.physics_threads < 0:
+            raise ConfigError(
+                f"torch_threads must be at least 1 and physics_threads at least 0, "
+                f"got {self.torch_threads} and {self.physics_threads}."
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that `from_json` turns back into an equal configuration."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> RunConfig:
+        """Read a configuration back, strictly.
+
+        Raises:
+            ConfigError, UnknownNameError: an unknown, missing or ill-typed value; the message names it.
+        """
+        algorithm = values.get("algorithm")
+        if not isinstance(algorithm, str):
+            raise ConfigError(f"configuration field 'algorithm' must be a string, got {algorithm!r}.")
+        settings = values.get("settings")
+        if not isinstance(settings, Mapping):
+            raise ConfigError(f"configuration field 'settings' must be an object, got {settings!r}.")
+        return _strict(RunConfig, dict(values) | {"settings": _strict(settings_type(algorithm), settings)})
+
+
+def _strict(cls: type, values: Mapping[str, Any]) -> Any:
+    """Make a dataclass of JSON values: no unknown name, no missing name, no other type than the default's."""
+    known = {f.name: f for f in fields(cls)}
+    for name in values:
+        if name not in known:
+            raise UnknownNameError("configuration field", name, known)
+    for name, spec in known.items():
+        if name not in values:
+            raise ConfigError(f"configuration field {name!r} is missing.")
+        expected = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(spec.type))
+        value = values[name]
+        if expected and (not isinstance(value, expected) or isinstance(value, bool) != (expected is bool)):
+            raise ConfigError(f"configuration field {name!r} must be of type {spec.type}, got {value!r}.")
+    return cls(**values)

@@ -1,0 +1,78 @@
+"""Settings that are known to work, by environment. `scripts/reproduce.py` runs them."""
+
+from __future__ import annotations
+
+from metarl.learners.rl2 import RL2Config, without_memory
+
+_RL2: dict[str, dict[str, RL2Config]] = {
+    # The RL² paper's bandits and MDPs: discount .99, lambda .3 (Duan et al. 2016, appendix).
+    "bandit": {
+        "default": RL2Config(
+            total_steps=10_000_000,
+            num_worlds=2048,
+            episodes_per_trial=10,
+            hidden_dim=64,
+            discount=0.99,
+            gae_lambda=0.3,
+            entropy_coef=0.005,
+        ),
+        "n100": RL2Config(
+            total_steps=60_000_000,
+            num_worlds=1024,
+            episodes_per_trial=100,
+            hidden_dim=64,
+            discount=0.99,
+            gae_lambda=0.3,
+            entropy_coef=0.005,
+        ),
+    },
+    "tabular-mdp": {
+        "default": RL2Config(
+            total_steps=60_000_000,
+            num_worlds=512,
+            episodes_per_trial=10,
+            hidden_dim=128,
+            discount=0.99,
+            gae_lambda=0.3,
+            entropy_coef=0.005,
+        )
+    },
+    "point-navigation": {
+        "default": RL2Config(total_steps=6_000_000, num_worlds=128, episodes_per_trial=2, bootstrap_at_end=True)
+    },
+    "reach-planar": {
+        "default": RL2Config(),
+        "quick": RL2Config(total_steps=100_000, num_worlds=128),
+    },
+    "track": {
+        "default": RL2Config(
+            total_steps=10_000_000, num_worlds=128, episodes_per_trial=2, discount=0.99, bootstrap_at_end=True
+        )
+    },
+}
+_CHEETAH = RL2Config(
+    total_steps=20_000_000,
+    num_worlds=128,
+    episodes_per_trial=2,
+    hidden_dim=128,
+    discount=0.98,
+    gae_lambda=0.95,
+    learning_rate=5e-4,
+    bootstrap_at_end=True,
+)
+_RL2 |= {name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")}
+
+
+def rl2(env: str) -> dict[str, RL2Config]:
+    """Presets of `rl2` for an environment; other environments start from the class's defaults."""
+    return _RL2.get(env, {"default": RL2Config()})
+
+
+def domain_randomised(env: str) -> dict[str, RL2Config]:
+    """Presets of `domain-randomised`: those of `rl2` without memory."""
+    return {name: without_memory(settings, sees_task=False) for name, settings in rl2(env).items()}
+
+
+def oracle(env: str) -> dict[str, RL2Config]:
+    """Presets of `oracle`: those of `rl2` without memory, given the task parameters."""
+    return {name: without_memory(settings, sees_task=True) for name, settings in rl2(env).items()}
