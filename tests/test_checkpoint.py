@@ -324,7 +324,7 @@ HEADERS = {
     "a header of 2^63 bytes": (2**63).to_bytes(8, "little") + b"{}",
     "a header beyond the end": (10**6).to_bytes(8, "little") + b"{}",
     "a shape larger than the body": safetensors_file('{"a":{"dtype":"F32","shape":[99],"data_offsets":[0,8]}}'),
-    "an overflowing shape": safetensors_file('{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,8]}}'),
+    "an overflow": safetensors_file('{"a":{"dtype":"F32","shape":[99999999999,9999999999],"data_offsets":[0,8]}}'),
     "a negative shape": safetensors_file('{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}'),
     "an unknown dtype": safetensors_file('{"a":{"dtype":"F31","shape":[2],"data_offsets":[0,8]}}'),
     "a hole": safetensors_file('{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'),
@@ -595,4 +595,5 @@ def test_checkpoints_of_every_release_still_load():
     released = sorted((Path(__file__).parent / "data").glob("checkpoint-v*/ckpt-*"))
     assert released
     for path in released:
-        assert_is_step(load_checkpoint(path), 7)
+        checkpoint = load_checkpoint(path)
+        assert checkpoint.step == checkpoint.state["step"] == int(checkpoint.tensors["model"]["step"]) == 7
