@@ -1,0 +1,260 @@
+"""`track`: a 1:10 car on a closed road; road, grip, vehicle and wind are the task.
+
+The vehicle is hidden: nothing about grip, tyres, masses, servo, motor or wind is observed, they show only
+in how the car answers. The road is visible as far as 4.6 m ahead.
+
+Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
+    name                  unit  train       hole         shell               what it changes
+    grip                  1     .4 .. 1.1   .68 .. .82   .15-.4, 1.1-1.5     tyre and drive force <= grip * load
+    tyre_stiffness_front  1     .6 .. 1.6 L              .4-.6, 1.6-2.2      scale of 60 N/(m/s) lateral
+    tyre_stiffness_rear   1     .6 .. 1.6 L              .4-.6, 1.6-2.2      scale of 60 N/(m/s) lateral
+    mass                  1     .7 .. 1.5                1.5-2               scale of 3.7 kg, inertia with it
+    yaw_inertia           1     .7 .. 1.5                1.5-2               further scale of the chassis
+    com_shift             m     -.03 .. .03              -.05--.03, .03-.05  centre of mass forwards
+    steer_delay           s     0 .. .08    .032 .. .048 .08-.12             dead time of the steering servo
+    steer_offset          rad   -.03 .. .03              -.06--.03, .03-.06  wheels against servo
+    motor_lag             s     .02 .. .2 L              .2-.3               time constant of the drive force
+    power                 1     .7 .. 1.2                .5-.7               scale of 14 N peak drive force
+    wind_speed            m/s   0 .. 6                   6-10
+    wind_direction        rad   -pi .. pi                                    where the wind blows to
+    max_curvature         1/m   .7 .. 1.2                1.2-1.8             the sharpest corner
+    width                 m     .9 .. 1.4                .7-.9               of the road
+    direction             1     -1 or 1                                      counter-clockwise (1) or not
+    shape                 1     8 x (-1 .. 1)                                Fourier coefficients, see roads.py
+L: uniform in the logarithm. Grip and steering delay are the key parameters, the ones with a hole. The engine's
+servo buffer holds commands for whole substeps, so delays act in steps of 10 ms.
+
+Actions (N, 2) in [-1, 1]
+    0  steering       servo target, times 0.42 rad; positive turns left
+    1  drive          positive: share of the peak drive force, which falls by 1.4 N per m/s; negative: the same
+                      force as a brake that fades below 0.5 m/s, so the car never reverses. Rear axle only.
+
+Observations (N, 17), independent of where the road lies, clipped to [-5, 5]
+    0      steering servo angle          / 0.42 rad
+    1      yaw rate                      / 5 rad/s
+    2, 3   velocity forwards, leftwards  / 5 m/s, / 1 m/s, at the middle of the chassis
+    4, 5   previous action (zeros at the start)
+    6      lateral error, left positive  / half the road's width
+    7      heading error, left positive  / 0.5 rad
+    8..15  curvature of the centreline at 0, .66, 1.31, ... 4.59 m ahead, 1/m
+    16     width of the road, m
+
+Reward, per control step of 40 ms
+    ds / 0.2 m - 0.05 * (jerk + slip),  jerk = mean((action - previous action)^2) / 4 in [0, 1],
+    slip = min(1, (lateral velocity of the rear axle / 1 m/s)^2);
+    1 is progress along the centreline at 5 m/s. The step that leaves the road earns -1 instead.
+End: terminated when the middle of the car leaves the road (|lateral error| > width / 2) or the heading error
+    exceeds 90 degrees. From then on the car brakes.
+Success: a whole lap (30 m) within the episode, from the start line, without leaving the road.
+Start: on the start line, rolling at 1 m/s, up to 0.1 m and 0.05 rad off the centreline.
+Horizon: {HORIZON_NOTE}
+
+Source: tyre and steering constants are those of a 1:10 car as in f1tenth_gym (mass 3.74 kg, wheelbase 0.33 m,
+steering 0.42 rad). Deviations from a single-track model with slip angles: the lateral force is proportional to the
+lateral velocity of the axle instead of its slip angle (stable at standstill and integrated implicitly), and
+lateral and longitudinal force are each limited by grip * load instead of by a common circle.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import mujoco
+import torch
+from torch import Tensor
+
+from envs.driving import roads, scene
+from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
+from metarl.types import Arrays, Continuous
+
+MODEL_FILE = Path(__file__).parent / "mjcf" / "car_st.xml"
+STEER, DRIVE, TYRE_FRONT, TYRE_REAR = range(4)
+"""Actuators of the model."""
+CHASSIS, FRONT_AXLE = 1, 2
+"""Bodies of the model."""
+MAX_STEER_RAD = 0.42
+AXLE_M = 0.165
+"""Distance of each axle from the middle of the chassis."""
+GRAVITY = 9.81
+NUM_SUBSTEPS = 4
+CONTROL_DT_S = 0.04
+REFERENCE_SPEED = 5.0
+"""Speed, m/s, at which progress earns 1 per step."""
+NUM_LOOK_AHEADS = 8
+LOOK_AHEAD_STRIDE = 11
+"""Points of the centreline table from one look-ahead to the next."""
+OBS_DIM = 9 + NUM_LOOK_AHEADS
+START_SPEED = 1.0
+
+PARAMETERS = (
+    Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.15, 0.4), (1.1, 1.5))), "grip of the road, hidden"),
+    Parameter("tyre_stiffness_front", "1", Uniform(0.6, 1.6, None, ((0.4, 0.6), (1.6, 2.2)), log=True), "hidden"),
+    Parameter("tyre_stiffness_rear", "1", Uniform(0.6, 1.6, None, ((0.4, 0.6), (1.6, 2.2)), log=True), "hidden"),
+    Parameter("mass", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "scale of mass and inertia, hidden"),
+    Parameter("yaw_inertia", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "further scale of yaw inertia, hidden"),
+    Parameter("com_shift", "m", Uniform(-0.03, 0.03, None, ((-0.05, -0.03), (0.03, 0.05))), "forwards, hidden"),
+    Parameter("steer_delay", "s", Uniform(0.0, 0.08, (0.032, 0.048), ((0.08, 0.12),)), "dead time, hidden"),
+    Parameter("steer_offset", "rad", Uniform(-0.03, 0.03, None, ((-0.06, -0.03), (0.03, 0.06))), "hidden"),
+    Parameter("motor_lag", "s", Uniform(0.02, 0.2, None, ((0.2, 0.3),), log=True), "time constant, hidden"),
+    Parameter("power", "1", Uniform(0.7, 1.2, None, ((0.5, 0.7),)), "scale of the drive force, hidden"),
+    Parameter("wind_speed", "m/s", Uniform(0.0, 6.0, None, ((6.0, 10.0),)), "hidden"),
+    Parameter("wind_direction", "rad", Uniform(-math.pi, math.pi), "where the wind blows to, hidden"),
+    Parameter("max_curvature", "1/m", Uniform(0.7, 1.2, None, ((1.2, 1.8),)), "of the sharpest corner"),
+    Parameter("width", "m", Uniform(0.9, 1.4, None, ((0.7, 0.9),)), "of the road"),
+    Parameter("direction", "1", Choice((-1.0, 1.0)), "1 counter-clockwise, -1 clockwise"),
+    Parameter("shape", "1", Uniform(-1.0, 1.0), "Fourier coefficients of the road", (roads.SHAPE_SIZE,)),
+)
+
+
+def make_spec(horizon: int = 250) -> EnvSpec:
+    """Make the `track` environment; the module's docstring is its spec sheet.
+
+    Args:
+        horizon: H, control steps of an episode, 25 per second.
+    """
+    return EnvSpec(
+        name="track",
+        tasks=TaskDistribution(PARAMETERS),
+        obs_dim=OBS_DIM,
+        action_space=Continuous(2),
+        horizon=horizon,
+        reset=reset,
+        observe=observe,
+        step=step,
+        control=control,
+        derive=derive,
+        reset_noise=(2, 0),
+        physics=Physics(
+            model=scene.car_without_geoms(MODEL_FILE),
+            num_substeps=NUM_SUBSTEPS,
+            data_fields=("qpos", "sensordata"),
+            model_fields=(
+                "actuator_forcerange",
+                "actuator_biasprm",
+                "actuator_gainprm",
+                "actuator_dynprm",
+                "actuator_delay",
+                "body_mass",
+                "body_inertia",
+                "body_ipos",
+                "body_quat",
+                "opt.wind",
+            ),
+            configure=configure,
+            uses_set_const=True,
+            max_contacts=1,
+            max_constraints=4,
+            scene=draw,
+        ),
+        description="a car on a closed road; grip, vehicle and road differ",
+    )
+
+
+def derive(task: Arrays) -> dict[str, Tensor]:
+    """Tables of each task: the centreline, half the width, and the scale of each observation."""
+    half_width = task["width"] / 2
+    units = [MAX_STEER_RAD, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 0.5] + [1.0] * (NUM_LOOK_AHEADS + 1)
+    obs_scale = half_width.new_tensor(units).reciprocal().repeat(len(half_width), 1)
+    obs_scale[:, 6] = 1.0 / half_width
+    return {
+        "road": roads.centreline(task["shape"], task["max_curvature"], task["direction"]),
+        "half_width": half_width,
+        "obs_scale": obs_scale,
+    }
+
+
+def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
+    """Model fields of each task."""
+    num = len(task["grip"])
+    field = {name: value.expand(num, *value.shape).clone() for name, value in defaults.items()}
+    field["body_mass"] *= task["mass"].unsqueeze(1)
+    field["body_inertia"] *= task["mass"].reshape(-1, 1, 1)
+    field["body_inertia"][:, CHASSIS, 2] *= task["yaw_inertia"]
+    field["body_ipos"][:, CHASSIS, 0] += task["com_shift"]
+    half = task["steer_offset"] / 2
+    field["body_quat"][:, FRONT_AXLE, 0], field["body_quat"][:, FRONT_AXLE, 3] = half.cos(), half.sin()
+
+    weight = field["body_mass"].sum(1) * GRAVITY
+    moment = (field["body_mass"] * field["body_ipos"][..., 0]).sum(1) + field["body_mass"][:, FRONT_AXLE] * AXLE_M
+    front_share = 0.5 + moment * GRAVITY / weight / (2 * AXLE_M)
+    front_limit = task["grip"] * weight * front_share
+    rear_limit = task["grip"] * weight * (1 - front_share)
+    for actuator, limit in [(DRIVE, rear_limit), (TYRE_FRONT, front_limit), (TYRE_REAR, rear_limit)]:
+        field["actuator_forcerange"][:, actuator] = torch.stack([-limit, limit], 1)
+    field["actuator_biasprm"][:, TYRE_FRONT, 2] *= task["tyre_stiffness_front"]
+    field["actuator_biasprm"][:, TYRE_REAR, 2] *= task["tyre_stiffness_rear"]
+    field["actuator_gainprm"][:, DRIVE, 0] *= task["power"]
+    field["actuator_dynprm"][:, DRIVE, 0] = task["motor_lag"]
+    field["actuator_delay"][:, STEER] = task["steer_delay"]
+    blow = torch.stack([task["wind_direction"].cos(), task["wind_direction"].sin(), torch.zeros_like(half)], 1)
+    field["opt.wind"] = task["wind_speed"].unsqueeze(1) * blow
+    return field
+
+
+def reset(task: Arrays, noise: Noise) -> Start:
+    """Put the car on the start line."""
+    start = task["road"][:, 0]  # (N, 4)
+    lateral, heading_error = (0.2 * noise.uniform[:, 0] - 0.1), (0.1 * noise.uniform[:, 1] - 0.05)
+    yaw = start[:, 2] + heading_error
+    x, y = start[:, 0] - lateral * start[:, 2].sin(), start[:, 1] + lateral * start[:, 2].cos()
+    zero = torch.zeros_like(x)
+    state = {
+        "index": torch.zeros_like(x, dtype=torch.int64),
+        "along": zero,
+        "distance": zero,
+        "pose": torch.stack([lateral, heading_error], 1),
+        "prev_action": torch.zeros_like(start[:, :2]),
+        "off_road": torch.zeros_like(x, dtype=torch.bool),
+    }
+    velocity = START_SPEED * torch.stack([yaw.cos(), yaw.sin(), zero, zero], 1)
+    return Start(state, {"qpos": torch.stack([x, y, yaw, zero], 1), "qvel": velocity})
+
+
+def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
+    """Steering target and drive; the brake fades towards standstill."""
+    strongest_brake = (data["sensordata"][:, 2] * -2.0).clamp(-1.0, 0.0)
+    drive = torch.where(state["off_road"], -1.0, action[:, 1]).maximum(strongest_brake)
+    tyre = torch.zeros_like(drive)
+    return {"ctrl": torch.stack([action[:, 0] * MAX_STEER_RAD, drive, tyre, tyre], 1)}
+
+
+def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+    """The observation table of the module's docstring."""
+    curvature = roads.look_ahead(task["road"], state["index"], NUM_LOOK_AHEADS, LOOK_AHEAD_STRIDE)
+    width = task["width"].unsqueeze(1)
+    raw = torch.cat([data["sensordata"][:, :4], state["prev_action"], state["pose"], curvature, width], 1)
+    return (raw * task["obs_scale"]).clamp(-5.0, 5.0)
+
+
+def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
+    """Progress along the road, reward and end."""
+    qpos, sensors = data["qpos"], data["sensordata"]
+    foot = roads.locate(task["road"], qpos[:, :2], state["index"], state["along"])
+    heading_error = torch.remainder(qpos[:, 2] - foot.heading + math.pi, 2 * math.pi) - math.pi
+    off_road = (foot.lateral.abs() > task["half_width"]) | (heading_error.abs() > math.pi / 2)
+    jerk = (action - state["prev_action"]).square().sum(1) / 8
+    slip = (sensors[:, 3] - AXLE_M * sensors[:, 1]).square().clamp(max=1.0)
+    reward = foot.advance / (REFERENCE_SPEED * CONTROL_DT_S) - 0.05 * (jerk + slip)
+    distance = state["distance"] + foot.advance
+    after = {
+        "index": foot.index,
+        "along": foot.along,
+        "distance": distance,
+        "pose": torch.stack([foot.lateral, heading_error], 1),
+        "prev_action": action,
+        "off_road": off_road | state["off_road"],
+    }
+    success = (distance >= roads.LENGTH_M) & ~after["off_road"]
+    return Outcome(after, torch.where(off_road, -1.0, reward), off_road, success)
+
+
+def draw(task: Arrays) -> mujoco.MjModel:
+    """The car on the road of one task, to be drawn; same bodies and joints as the model that is stepped."""
+    one = {name: task[name].unsqueeze(0).cpu() for name in ("shape", "max_curvature", "direction")}
+    road = roads.centreline(**one)[0].double().numpy()
+    model = scene.car_on_road(MODEL_FILE, road, float(task["width"]))
+    half = float(task["steer_offset"]) / 2
+    model.body_quat[FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
+    return model
