@@ -186,7 +186,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             starts, ran, infos = before, ~before, {}
         elif self.autoreset_mode is AutoresetMode.SAME_STEP:
-            starts, ran, infos = self._over, ~self._over, final_infos(self.worlds, step, self._over)
+            starts, ran, infos = self._over, ~self._over, final_infos(self.worlds, step.obs, step, self._over)
         else:
             starts, ran, infos = torch.zeros_like(before), torch.ones_like(before), {}
         infos |= step_infos(step, ran)
@@ -338,14 +338,14 @@ def step_infos(step: Step, mask: Tensor) -> dict[str, np.ndarray]:
     return infos
 
 
-def final_infos(worlds: TaskWorlds, step: Step, over: Tensor) -> dict[str, Any]:
+def final_infos(worlds: TaskWorlds, obs: Tensor, step: Step, over: Tensor) -> dict[str, Any]:
     """The end of the episodes that a SAME_STEP autoreset hides: `final_obs` and `final_info`."""
     if not bool(over.any()):
         return {}
     which = to_numpy(over)
     final_obs = np.full(len(which), None, dtype=object)
     for i in np.flatnonzero(which):
-        final_obs[i] = to_numpy(step.obs[i])
+        final_obs[i] = to_numpy(obs[i])
     return {
         "final_obs": final_obs,
         "_final_obs": which,
