@@ -255,8 +255,7 @@ class BatchedEnv:
         if self.engine is not None:
             self.engine.reset(mask)
             for name, value in start.writes.items():
-                kept = self.engine.data(name)
-                self.engine.write(name, torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, kept))
+                self.engine.write(name, value, mask)
             self.engine.forward()
         self._running = self._running | mask
         self._age = torch.where(mask, 0, self._age)

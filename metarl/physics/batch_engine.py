@@ -75,14 +75,15 @@ class BatchEngine:
             self.forward()
         return self._data[name][1]
 
-    def write(self, name: str, value: Tensor) -> None:
+    def write(self, name: str, value: Tensor, mask: Tensor | None = None) -> None:
         if name not in self._state:
             raise unknown_field("state field", name, self._state)
         source = self._state[name]
         check_value(f"state field {name!r}", value, source.shape)
-        np.copyto(source, value.detach().numpy(), casting="same_kind")
+        where = True if mask is None else mask.view(-1, *[1] * (value.dim() - 1)).numpy()
+        np.copyto(source, value.detach().numpy(), casting="same_kind", where=where)
         if name in self._data:
-            self._data[name][1].copy_(value)
+            np.copyto(self._data[name][1].numpy(), value.detach().numpy(), where=where)
 
     def default_model_field(self, name: str) -> Tensor:
         return model_default(self.model, name, self.device)

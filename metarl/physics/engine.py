@@ -55,9 +55,10 @@ class Engine(Protocol):
         """
         ...
 
-    def write(self, name: str, value: Tensor) -> None:
-        """Write a state field, one of `STATE_FIELDS`, of all worlds.
+    def write(self, name: str, value: Tensor, mask: Tensor | None = None) -> None:
+        """Write a state field, one of `STATE_FIELDS`, of all worlds or of those of `mask` (N,) bool.
 
+        `value` is (N, ...) either way; the other worlds keep theirs to the last bit.
         Derived fields follow at the next `forward` or `step`.
 
         Raises:
@@ -133,7 +134,7 @@ def check_value(what: str, value: Tensor, shape: Iterable[int]) -> None:
 def check_model_value(name: str, value: Tensor, shape: Iterable[int]) -> None:
     """Raise an EngineError unless a per-world model field has the shape and no NaN."""
     check_value(f"model field {name!r}", value, shape)
-    bad = torch.isnan(value).flatten(1).any(1)
+    bad = torch.isnan(value).reshape(len(value), -1).any(1)
     if bool(bad.any()):
         raise EngineError(f"model field {name!r} is NaN in worlds {bad.nonzero().flatten().tolist()[:8]}.")
 

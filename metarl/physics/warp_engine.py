@@ -101,11 +101,12 @@ class WarpEngine:
     def data(self, name: str) -> Tensor:
         return self._view(name)
 
-    def write(self, name: str, value: Tensor) -> None:
+    def write(self, name: str, value: Tensor, mask: Tensor | None = None) -> None:
         if name not in self._state:
             raise unknown_field("state field", name, self._state)
         check_value(f"state field {name!r}", value, self._state[name].shape)
-        self._state[name].copy_(value)
+        target = self._state[name]
+        target.copy_(value if mask is None else torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, target))
         self._stale |= name not in _FORCE_FIELDS
 
     def default_model_field(self, name: str) -> Tensor:
