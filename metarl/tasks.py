@@ -46,17 +46,19 @@ class Uniform:
     log: bool = False
 
     def __post_init__(self) -> None:
-        bounds = [self.low, self.high, *(self.hole or ()), *(b for part in self.shell for b in part)]
-        if not all(math.isfinite(b) for b in bounds):
+        for part in self.shell:
+            if not (isinstance(part, tuple) and len(part) == 2):
+                raise SpecError(f"shell must be intervals, ((low, high), ...), got {self.shell}.")
+        named = [("range", (self.low, self.high)), *(("shell", part) for part in self.shell)]
+        if self.hole is not None:
+            named.append(("hole", self.hole))
+        bounds = [bound for _, interval in named for bound in interval]
+        if not all(math.isfinite(bound) for bound in bounds):
             raise SpecError(f"{self} has a bound that is not finite.")
-        for name, (low, high) in [
-            ("range", (self.low, self.high)),
-            *[("hole", self.hole)] * (self.hole is not None),
-            *[("shell", part) for part in self.shell],
-        ]:
+        for name, (low, high) in named:
             if low >= high:
                 raise SpecError(f"{name} ({low}, {high}) is upside down or empty: expected low < high.")
-        if self.hole and not (self.low < self.hole[0] and self.hole[1] < self.high):
+        if self.hole is not None and not (self.low < self.hole[0] and self.hole[1] < self.high):
             raise SpecError(f"hole {self.hole} must lie inside the range ({self.low}, {self.high}).")
         for low, high in self.shell:
             if low < self.high and high > self.low:
@@ -96,6 +98,12 @@ class Choice:
 
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if not self.values or len(set(self.values)) != len(self.values):
+            raise SpecError(f"the values of a choice must be there and differ, got {self.values}.")
+        if not all(math.isfinite(value) for value in self.values):
+            raise SpecError(f"a choice has a value that is not finite: {self.values}.")
+
     def draw(self, uniform: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to values."""
         index = (uniform * len(self.values)).long().clamp(max=len(self.values) - 1)
@@ -108,6 +116,10 @@ class Normal:
 
     mean: float
     std: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.mean) and math.isfinite(self.std) and self.std > 0):
+            raise SpecError(f"a normal distribution needs a finite mean and a positive std, got {self}.")
 
     def draw(self, uniform: Tensor) -> Tensor:
         """Map uniform numbers in [0, 1) to values."""
@@ -149,6 +161,13 @@ class Parameter:
     def __post_init__(self) -> None:
         if not self.name.isidentifier():
             raise SpecError(f"parameter name {self.name!r} is not a Python identifier.")
+        if not isinstance(self.distribution, Distribution):
+            kinds = "Uniform, Choice, Normal or Simplex"
+            raise SpecError(f"parameter {self.name!r}: distribution must be {kinds}, got {self.distribution!r}.")
+        if any(size < 1 for size in self.shape):
+            raise SpecError(f"parameter {self.name!r}: shape must be positive, got {self.shape}.")
+        if isinstance(self.distribution, Simplex) and not self.shape:
+            raise SpecError(f"parameter {self.name!r}: a Simplex needs a shape, such as shape=(3,).")
 
     @property
     def size(self) -> int:
@@ -173,6 +192,16 @@ class TaskDistribution:
         names = [p.name for p in self.parameters]
         if len(set(names)) != len(names):
             raise SpecError(f"parameter names must differ, got {names}.")
+        if not names:
+            raise SpecError("a task distribution needs at least one parameter.")
+        for split, tasks in self.fixed.items():
+            if split not in SPLITS:
+                raise UnknownNameError("split", split, SPLITS)
+            if tasks.dim() != 2 or tasks.shape[0] < 1 or tasks.shape[1] != self.dim or tasks.dtype != torch.float32:
+                got = f"{tuple(tasks.shape)} {tasks.dtype}"
+                raise SpecError(f"fixed[{split!r}] must be (num_tasks, {self.dim}) float32, got {got}.")
+            if not bool(torch.isfinite(tasks).all()):
+                raise SpecError(f"fixed[{split!r}] contains NaN or infinity.")
 
     @property
     def dim(self) -> int:
@@ -182,7 +211,7 @@ class TaskDistribution:
     def splits(self) -> tuple[str, ...]:
         """The splits that these parameters have."""
         held_out = {"interpolation": self._with("hole"), "extrapolation": self._with("shell")}
-        return tuple(s for s in SPLITS if s not in held_out or held_out[s])
+        return tuple(s for s in SPLITS if s in self.fixed or s not in held_out or held_out[s])
 
     def _with(self, attribute: str) -> list[Parameter]:
         return [p for p in self.parameters if getattr(p.distribution, attribute, None)]
@@ -201,11 +230,11 @@ class TaskDistribution:
         Raises:
             UnknownNameError: these parameters have no such split.
         """
-        if split not in self.splits():
-            raise UnknownNameError("split", split, self.splits())
-        uniform = torch.rand(num_tasks, 1 + self.dim, generator=generator, dtype=torch.float64)
         attribute = {"interpolation": "hole", "extrapolation": "shell"}.get(split)
         candidates = self._with(attribute) if attribute else []
+        if split not in SPLITS or (attribute and not candidates):
+            raise UnknownNameError("split", split, self.splits())
+        uniform = torch.rand(num_tasks, 1 + self.dim, generator=generator, dtype=torch.float64)
         held_out = (uniform[:, 0] * max(len(candidates), 1)).long()  # (B,) which parameter is held out
         columns, start = [], 1
         for parameter in self.parameters:
