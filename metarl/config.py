@@ -73,8 +73,11 @@ def _strict(cls: type, values: Mapping[str, Any]) -> Any:
     for name, spec in known.items():
         if name not in values:
             raise ConfigError(f"configuration field {name!r} is missing.")
-        expected = {"int": int, "float": (int, float), "bool": bool, "str": str}.get(str(spec.type))
+        expected = _JSON_TYPES.get(str(spec.type))
         value = values[name]
         if expected and (not isinstance(value, expected) or isinstance(value, bool) != (expected is bool)):
             raise ConfigError(f"configuration field {name!r} must be of type {spec.type}, got {value!r}.")
     return cls(**values)
+
+
+_JSON_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}

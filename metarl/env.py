@@ -334,7 +334,7 @@ class BatchedEnv:
         """Run one step on sampled tasks, so that a wrong spec fails here and names its field."""
         generator_state = self.generator.get_state()
         tasks = self.spec.tasks.split("validation", self.num_worlds)
-        probe_spec(self.spec, tasks.to(self.device), self.engine, self._data, self._draw)
+        self.has_success = probe_spec(self.spec, tasks.to(self.device), self.engine, self._data, self._draw)
         self.set_tasks(tasks)
         self.reset()
         self.generator.set_state(generator_state)

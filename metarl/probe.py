@@ -22,7 +22,7 @@ def probe_spec(
     engine: Engine | None,
     data: Arrays,
     draw: Callable[[tuple[int, int]], Noise],
-) -> None:
+) -> bool:
     """Reset and step the worlds once, and check what each function of the specification returns.
 
     Leaves the engine in some state after one step: set tasks and reset afterwards.
@@ -33,6 +33,9 @@ def probe_spec(
         engine: the engine that runs `spec.physics`, None without physics.
         data: the fields of mjData that the functions read.
         draw: (number of uniform, number of normal numbers) -> Noise of all worlds.
+
+    Returns:
+        Whether the environment has a success criterion.
 
     Raises:
         SpecError: a function fails, or returns a wrong name, type, shape, dtype, device or NaN, or a view
@@ -68,6 +71,7 @@ def probe_spec(
     outcome = probe.call("step", spec.step, task, data, start.state, action, draw(spec.step_noise))
     _check_outcome(probe, start.state, outcome)
     _observe(probe, spec, task, data, outcome.state)
+    return outcome.success is not None
 
 
 def check_tensor(what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:

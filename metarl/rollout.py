@@ -107,10 +107,11 @@ def policy_inputs(rollout: Rollout, space: ActionSpace, with_end: bool = False) 
     The values are those that `collect` handed to the policy, step for step. `with_end` adds what it would
     have seen after the last step, (T + 1, N, ...).
     """
-    obs = torch.cat([rollout.obs, rollout.final_obs[-1:]])
     before = [encode_action(rollout.action, space), rollout.reward, _over(rollout)]
-    sequences = [obs, *(torch.cat([torch.zeros_like(values[:1]), values]) for values in before)]
-    return PolicyInput(*(s if with_end else s[:-1] for s in sequences), task=rollout.task)
+    sequences = [torch.cat([rollout.obs, rollout.final_obs[-1:]])]
+    sequences += [torch.cat([torch.zeros_like(values[:1]), values]) for values in before]
+    obs, action, reward, done = sequences if with_end else [s[:-1] for s in sequences]
+    return PolicyInput(obs, action, reward, done, rollout.task)
 
 
 def _over(steps: Step | Rollout) -> Tensor:

@@ -60,7 +60,9 @@ _CHEETAH = RL2Config(
     learning_rate=5e-4,
     bootstrap_at_end=True,
 )
-_RL2 |= {name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")}
+_RL2 |= {
+    name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")
+}
 
 
 def rl2(env: str) -> dict[str, RL2Config]:

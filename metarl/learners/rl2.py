@@ -241,5 +241,5 @@ class RL2:
 
 
 def _select(inputs: PolicyInput, worlds: Tensor) -> PolicyInput:
-    *sequences, task = inputs
-    return PolicyInput(*(s[:, worlds] for s in sequences), task[worlds])
+    obs, action, reward, done = (sequence[:, worlds] for sequence in inputs[:4])
+    return PolicyInput(obs, action, reward, done, inputs.task[worlds])

@@ -8,7 +8,9 @@ from metarl.rl.ppo import normalize_advantage, ppo_loss
 
 
 def loss(log_prob, old, advantage, valid=None, value=0.0, target=0.0, clip=0.2):
-    log_prob, old, advantage = (torch.as_tensor(x, dtype=torch.float64).reshape(1, -1) for x in (log_prob, old, advantage))
+    log_prob, old, advantage = (
+        torch.as_tensor(x, dtype=torch.float64).reshape(1, -1) for x in (log_prob, old, advantage)
+    )
     valid = torch.ones_like(log_prob, dtype=torch.bool) if valid is None else torch.tensor([valid])
     value, target = torch.full_like(log_prob, value), torch.full_like(log_prob, target)
     return ppo_loss(log_prob, torch.zeros_like(log_prob), value, old, advantage, target, valid, clip)

@@ -1,0 +1,154 @@
+"""The evaluation protocol: adaptation on unseen tasks, episode by episode. Training uses it too.
+
+For each task of a split one trial of K episodes; for each episode of the trial the interquartile mean of the
+return over tasks, with a 95 % bootstrap interval, and the rate of success. The tasks, the noise of the
+worlds and the sampled actions depend on the seed alone, so that two people judge on the very same trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import ConfigError
+from metarl.seeding import make_generator
+from metarl.statistics import bootstrap
+from metarl.types import Rollout
+
+
+class Adapts(Protocol):
+    """What can be evaluated: a learner, or a policy that does not learn."""
+
+    def trial(self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None) -> Rollout: ...
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a learner adapts on the tasks of a split; B tasks, K episodes.
+
+    Attributes:
+        env, algorithm, split, num_tasks, num_episodes, seed: what was evaluated.
+        deterministic: the likeliest action was taken, else actions were sampled.
+        tasks: B rows of P task parameters.
+        returns: B rows of K undiscounted returns.
+        success: B rows of K booleans, None where the environment has no success criterion.
+        iqm_return: K interquartile means over tasks.
+        ci95_return: K intervals.
+        mean_return, stderr_return: K means and standard errors, as the older literature reports them.
+        success_rate: K rates, or None.
+        failed_worlds: how many of the B simulations diverged.
+    """
+
+    env: str
+    algorithm: str
+    split: str
+    num_tasks: int
+    num_episodes: int
+    seed: int
+    deterministic: bool
+    tasks: list[list[float]]
+    returns: list[list[float]]
+    success: list[list[bool]] | None
+    iqm_return: list[float]
+    ci95_return: list[list[float]]
+    mean_return: list[float]
+    stderr_return: list[float]
+    success_rate: list[float] | None
+    failed_worlds: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return asdict(self)
+
+
+def evaluate(
+    learner: Adapts,
+    spec: EnvSpec,
+    *,
+    algorithm: str,
+    split: str = "test",
+    num_tasks: int = 64,
+    num_episodes: int = 3,
+    seed: int = 0,
+    deterministic: bool = True,
+    device: str | torch.device = "cpu",
+) -> Evaluation:
+    """Let a learner adapt to each task of a split.
+
+    Args:
+        learner: anything with a `trial` method.
+        spec: the environment.
+        algorithm: name for the record.
+        split: "train", "validation", "test", "interpolation" or "extrapolation", as the environment has them.
+        num_tasks: B.
+        num_episodes: K.
+        seed: of the tasks, of the worlds' noise and of sampled actions.
+        deterministic: take the likeliest action.
+        device: where the worlds run.
+
+    Raises:
+        UnknownNameError: the environment has no such split.
+        ConfigError: no task or no episode.
+    """
+    if num_tasks < 1 or num_episodes < 1:
+        raise ConfigError(f"evaluation needs at least one task and one episode, got {num_tasks} and {num_episodes}.")
+    tasks = spec.tasks.split(split, num_tasks, seed)
+    env = BatchedEnv(spec, num_tasks, device=device, seed=seed)
+    env.set_tasks(tasks)
+    generator = None if deterministic else make_generator(seed, "evaluation", device)
+    rollout = learner.trial(env, num_episodes, generator)
+    return _summarise(rollout, spec, env.has_success, algorithm, split, seed, deterministic)
+
+
+def _summarise(
+    rollout: Rollout, spec: EnvSpec, has_success: bool, algorithm: str, split: str, seed: int, deterministic: bool
+) -> Evaluation:
+    returns = rollout.episode_returns().T.cpu().double().numpy()  # (B, K)
+    success = rollout.episode_success().T.cpu().numpy() if has_success else None  # (B, K)
+    estimate = bootstrap(returns[None], np.random.default_rng(seed))
+    num_tasks = len(returns)
+    stderr = returns.std(0, ddof=1) / np.sqrt(num_tasks) if num_tasks > 1 else np.full(returns.shape[1], np.nan)
+    return Evaluation(
+        env=spec.name,
+        algorithm=algorithm,
+        split=split,
+        num_tasks=num_tasks,
+        num_episodes=rollout.num_episodes,
+        seed=seed,
+        deterministic=deterministic,
+        tasks=rollout.task.cpu().tolist(),
+        returns=returns.tolist(),
+        success=None if success is None else success.tolist(),
+        iqm_return=estimate.value.tolist(),
+        ci95_return=np.stack([estimate.low, estimate.high], 1).tolist(),
+        mean_return=returns.mean(0).tolist(),
+        stderr_return=stderr.tolist(),
+        success_rate=None if success is None else success.mean(0).tolist(),
+        failed_worlds=int(rollout.failed.any(0).sum()),
+    )
+
+
+def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
+    """Rows of text, header first: a row per label and episode."""
+    rows = [["policy", "episode", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
+    for label, evaluation in evaluations.items():
+        for k in range(evaluation.num_episodes):
+            low, high = evaluation.ci95_return[k]
+            rate = "-" if evaluation.success_rate is None else f"{100 * evaluation.success_rate[k]:.0f} %"
+            mean, stderr = evaluation.mean_return[k], evaluation.stderr_return[k]
+            rows.append(
+                [
+                    label if k == 0 else "",
+                    str(k + 1),
+                    f"{evaluation.iqm_return[k]:.2f}",
+                    f"[{low:.2f}, {high:.2f}]",
+                    f"{mean:.2f} ± {stderr:.2f}",
+                    rate,
+                ]
+            )
+    return rows
