@@ -24,7 +24,7 @@ from torch import Tensor
 from metarl.errors import EngineError
 from metarl.physics.engine import STATE_FIELDS, check_model_value, check_value, model_default, unknown_field
 from metarl.physics.fields import DERIVED_FIELDS, check_model_fields
-from metarl.physics.warp_kernels import flag_failed, flag_overflow, restore_sensors
+from metarl.physics.warp_kernels import correct_body_invweight0, flag_failed, flag_overflow, restore_sensors
 
 if TYPE_CHECKING:
     from metarl.env import Physics
@@ -75,6 +75,8 @@ class WarpEngine:
             self._sim = mjw.make_data(
                 physics.model, nworld=num_worlds, nconmax=physics.max_contacts, njmax=physics.max_constraints
             )
+            self._body_simple = wp.array(physics.model.body_simple, dtype=int)
+            self._compiled_body_invweight0 = wp.array(physics.model.body_invweight0, dtype=wp.vec2)
             self._failed = wp.zeros(num_worlds, dtype=bool)
             self._reset_mask = wp.zeros(num_worlds, dtype=bool)
             is_acceleration_sensor = _acceleration_sensors(physics.model)
@@ -90,7 +92,7 @@ class WarpEngine:
             "step": self._record_step,
             "forward": self._record_forward,
             "reset": lambda: mjw.reset_data(self._model, self._sim, self._reset_mask),
-            "set_const": lambda: mjw.set_const(self._model, self._sim),
+            "set_const": self._record_set_const,
         }
         _log.info("mujoco_warp: building kernels for %s; the first time this takes minutes", self._wp_device)
         for name in ("step", "forward", "reset"):
@@ -161,6 +163,16 @@ class WarpEngine:
     def _record_forward(self) -> None:
         self._flag()
         self._park_and_refresh()
+
+    def _record_set_const(self) -> None:
+        mjw.set_const(self._model, self._sim)
+        if self._model.body_invweight0.shape[0] == self.num_worlds:
+            wp.launch(
+                correct_body_invweight0,
+                dim=(self.num_worlds, self.model.nbody),
+                inputs=[self._body_simple, self._compiled_body_invweight0, self._model.body_mass],
+                outputs=[self._model.body_invweight0],
+            )
 
     def _park_and_refresh(self) -> None:
         """Put failed worlds to the defaults and compute what follows from the state."""

@@ -56,3 +56,27 @@ def restore_sensors(is_restored: wp.array[bool], saved: wp.array2d[float], senso
     world, column = wp.tid()
     if is_restored[column]:
         sensordata[world, column] = saved[world, column]
+
+
+@wp.kernel
+def correct_body_invweight0(
+    body_simple: wp.array[int],
+    compiled: wp.array[wp.vec2],
+    body_mass: wp.array2d[float],
+    body_invweight0: wp.array2d[wp.vec2],
+):
+    """Give bodies the inverse weights of MuJoCo 4.0's mj_setConst, from which mjw.set_const departs twice.
+
+    A body that only slides along its own axes weighs (1 / mass, 0). A body that cannot translate, or
+    cannot rotate, keeps its zero, where mujoco_warp fills in the other of the two numbers.
+    """
+    world, body = wp.tid()
+    weight = body_invweight0[world, body]
+    if body_simple[body] == 2:
+        weight = wp.vec2(1.0 / body_mass[world % body_mass.shape[0], body], 0.0)
+    elif weight[0] == weight[1]:
+        if compiled[body][0] == 0.0:
+            weight = wp.vec2(0.0, weight[1])
+        if compiled[body][1] == 0.0:
+            weight = wp.vec2(weight[0], 0.0)
+    body_invweight0[world, body] = weight
