@@ -55,6 +55,9 @@ _GL_OFF = ("disable", "disabled", "off", "false", "0")
 _PROBE_TIMEOUT_S = 60.0
 _SHADOW_MAP_SIZE = 2048  # the default, 4096, is nearly the whole cost in software OpenGL; 1024 speckles the floor
 _MULTISAMPLES = 4
+_NEAR_M = 0.05
+_SHADOW_RANGE_M = 10.0
+_DIRECTIONAL = 1  # mjtLightType
 _SLICES = 64  # of a cylinder; the default of 28 shows its corners
 
 _log = logging.getLogger(__name__)
@@ -95,16 +98,12 @@ class Renderer:
         if camera not in cameras:
             raise UnknownNameError("camera", camera, cameras)
         self.backend = choose_backend(backend)
-        self._model = copy.copy(model)
-        self._model.vis.quality.shadowsize = _SHADOW_MAP_SIZE
-        self._model.vis.quality.offsamples = _MULTISAMPLES
-        self._model.vis.quality.numslices = _SLICES
-        self._model.vis.global_.offwidth = width
-        self._model.vis.global_.offheight = height
+        self._model = _prepare(model, width, height)
+        self._camera_id = cameras.index(camera)
         self._data = mujoco.MjData(self._model)
         mujoco.mj_forward(self._model, self._data)
         canvas = _WarpCanvas if self.backend == "warp" else _OpenGLCanvas
-        self._canvas: _Canvas = canvas(self.backend, self._model, self._data, cameras.index(camera), width, height)
+        self._canvas: _Canvas = canvas(self.backend, self._model, self._data, self._camera_id, width, height)
 
     def draw(
         self, qpos: np.ndarray, mocap_pos: np.ndarray | None = None, mocap_quat: np.ndarray | None = None
@@ -130,6 +129,7 @@ class Renderer:
         mujoco.mj_comPos(self._model, self._data)  # tracking cameras and lights look at it
         mujoco.mj_camlight(self._model, self._data)
         mujoco.mj_tendon(self._model, self._data)
+        _bring_suns_near(self._model, self._data, self._camera_id)
         return self._canvas.draw(self._data)
 
     def close(self) -> None:
@@ -141,6 +141,27 @@ class Renderer:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _prepare(model: mujoco.MjModel, width: int, height: int) -> mujoco.MjModel:
+    """A copy of the model whose settings make frames quick and clean."""
+    model = copy.copy(model)
+    vis, extent = model.vis, model.stat.extent
+    vis.quality.shadowsize, vis.quality.offsamples, vis.quality.numslices = _SHADOW_MAP_SIZE, _MULTISAMPLES, _SLICES
+    vis.global_.offwidth, vis.global_.offheight = width, height
+    # Both scale with the scene's extent: a long road would cut away what is near and blur the shadows.
+    vis.map.znear = min(vis.map.znear, _NEAR_M / extent)
+    vis.map.shadowclip = min(vis.map.shadowclip, _SHADOW_RANGE_M / extent)
+    return model
+
+
+def _bring_suns_near(model: mujoco.MjModel, data: mujoco.MjData, camera_id: int) -> None:
+    """Centre the shadows of directional lights where the camera looks; their position means nothing else."""
+    eye, forwards = data.cam_xpos[camera_id], -data.cam_xmat[camera_id].reshape(3, 3)[:, 2]
+    to_ground_m = eye[2] / -forwards[2] if forwards[2] < 0 < eye[2] else np.inf
+    center = eye + forwards * min(to_ground_m, _SHADOW_RANGE_M / 2)
+    suns = model.light_type == _DIRECTIONAL
+    data.light_xpos[suns] = center - data.light_xdir[suns] * _SHADOW_RANGE_M / 2
 
 
 def choose_backend(requested: str = "auto") -> str:
@@ -174,6 +195,8 @@ def probe(backend: str) -> Probe:
         return Probe("warp", True, f"ray tracer of mujoco_warp {version('mujoco-warp')}, on the CPU")
     if backend in _LIBRARIES and sys.platform != "linux":
         return Probe(backend, False, "only on Linux")
+    if backend == "glfw" and not _has_display():
+        return Probe("glfw", False, "no display")
     key = _machine_key()
     verdicts = _read_verdicts()
     known = verdicts.get(backend)
@@ -184,6 +207,20 @@ def probe(backend: str) -> Probe:
         return Probe(backend, False, f"no frame within {_PROBE_TIMEOUT_S:.0f} s")
     _write_verdicts({**verdicts, backend: {"key": key, "works": result.works, "detail": result.detail}})
     return result
+
+
+def import_mujoco() -> None:
+    """Import mujoco with `MUJOCO_GL` out of its sight.
+
+    With `MUJOCO_GL=egl` or `osmesa` and no such library, `import mujoco` fails. Nothing is lost by hiding
+    it: `choose_backend` reads it at the first frame.
+    """
+    asked = os.environ.pop("MUJOCO_GL", None)
+    try:
+        import_module("mujoco")
+    finally:
+        if asked is not None:
+            os.environ["MUJOCO_GL"] = asked
 
 
 @lru_cache
@@ -200,7 +237,7 @@ def _first_that_works(candidates: tuple[str, ...], opengl_platform: str) -> str:
             continue
         if backend == "warp" and tried:
             _log.warning(
-                "drawing with mujoco_warp's ray tracer, whose first frame takes some seconds; tried before: %s",
+                "drawing with mujoco_warp's ray tracer, whose first frame takes some seconds; does not work here: %s",
                 ", ".join(tried),
             )
         return backend
@@ -219,12 +256,16 @@ def _candidates() -> tuple[str, ...]:
     if sys.platform != "linux":
         return ("default", "warp")
     order = ["egl", "osmesa"]
-    if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+    if _has_display():
         order.append("glfw")
     asked = {"glx": "glfw"}.get(asked, asked)
     if asked in ("egl", "osmesa", "glfw"):
         order = [asked, *(b for b in order if b != asked)]
     return (*order, "warp")
+
+
+def _has_display() -> bool:
+    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
 def _draw_in_subprocess(backend: str) -> Probe | None:

@@ -33,6 +33,7 @@ _GAP = 8
 _PADDING = 8
 _LINE = 18
 _BARS_HEIGHT = 44
+_MAX_BAR_WIDTH = 72
 _TITLE_SIZE, _TEXT_SIZE, _NUMBER_SIZE = 15, 13, 11
 _log = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ class Mosaic:
         zero = inner_top + self._high * scale
         decimals = return_decimals((self._low, self._high))
         for episode in range(self._num_episodes):
-            x0, x1 = left + episode * slot + 2, left + (episode + 1) * slot - 2
+            middle, half = left + (episode + 0.5) * slot, min(slot / 2 - 2, _MAX_BAR_WIDTH / 2)
+            x0, x1 = middle - half, middle + half
             if episode >= len(returns):
                 pen.line((x0, zero, x1, zero), _MUTED, 1)
                 continue
@@ -144,7 +146,7 @@ class Mosaic:
             pen.rectangle((x0, min(zero, end), x1, max(zero, end)), _RUNNING if is_running else _DONE)
             number = f"{value:.{decimals}f}"
             if _width(number, _NUMBER_SIZE) < slot:
-                pen.text(((x0 + x1) / 2, top - 1), number, _TEXT if is_running else _MUTED, _font(_NUMBER_SIZE), "ma")
+                pen.text((middle, top - 1), number, _TEXT if is_running else _MUTED, _font(_NUMBER_SIZE), "ma")
 
 
 class VideoWriter:
