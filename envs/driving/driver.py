@@ -31,8 +31,8 @@ NOMINAL = {
     "power": 1.0,
 }
 """The middle of each train range that the driver uses."""
-MASS_KG, TYRE_STIFFNESS, PEAK_FORCE_N, DRAG = 3.7, 60.0, 14.0, 1.4
-SERVO_LAG_S = 0.05
+MASS_KG, TYRE_STIFFNESS, PEAK_FORCE_N, DRAG = 3.7, 60.0, 20.0, 1.4
+SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
 AHEAD_M = roads.SPACING_M * track.LOOK_AHEAD_STRIDE
 
@@ -47,7 +47,7 @@ class PurePursuit:
     """
 
     knows_task: bool = True
-    grip_share: float = 0.7
+    grip_share: float = 0.9
 
     def initial_memory(self, num_worlds: int) -> None:
         """It needs none."""

@@ -34,14 +34,14 @@ class Foot(NamedTuple):
     """The point of a centreline nearest to a position.
 
     Attributes:
-        index: (N,) int64, the nearest point of the table.
+        point_id: (N,) int64, the nearest point of the table.
         along: (N,) arc length from that point to the foot, m.
         lateral: (N,) distance from the centreline, positive to its left, m.
         heading: (N,) direction of the centreline at the foot, rad.
         advance: (N,) arc length travelled since the previous foot, m.
     """
 
-    index: Tensor
+    point_id: Tensor
     along: Tensor
     lateral: Tensor
     heading: Tensor
@@ -78,7 +78,7 @@ def centreline(shape: Tensor, max_curvature: Tensor, direction: Tensor) -> Tenso
     return torch.stack([x, mirror * y, mirror * heading, mirror * curvature], 2).to(torch.float32)
 
 
-def locate(road: Tensor, position: Tensor, index: Tensor, along: Tensor) -> Foot:
+def locate(road: Tensor, position: Tensor, point_id: Tensor, along: Tensor) -> Foot:
     """Find the foot of each position on its road, near the previous foot.
 
     The nearest point is searched from 6 points behind to 17 ahead of the previous one (-0.35 m to +1.0 m),
@@ -88,14 +88,14 @@ def locate(road: Tensor, position: Tensor, index: Tensor, along: Tensor) -> Foot
     Args:
         road: (N, NUM_POINTS, 4) centreline tables.
         position: (N, 2) x, y in m.
-        index, along: the previous foot.
+        point_id, along: the previous foot.
 
     Returns:
         The new foot. Within half a spacing of a table point the road is a circular arc; the lateral
         distance is exact to curvature * spacing^2 / 8, below 0.6 mm.
     """
     offset = torch.arange(-_SEARCH_BACK, _SEARCH_AHEAD, device=road.device)
-    window = (index.unsqueeze(1) + offset) & (NUM_POINTS - 1)  # (N, window)
+    window = (point_id.unsqueeze(1) + offset) & (NUM_POINTS - 1)  # (N, window)
     dx = position[:, :1] - road[..., 0].gather(1, window)
     dy = position[:, 1:] - road[..., 1].gather(1, window)
     nearest = (dx.square() + dy.square()).min(1, keepdim=True).indices  # (N, 1)
@@ -107,7 +107,7 @@ def locate(road: Tensor, position: Tensor, index: Tensor, along: Tensor) -> Foot
     new_along = (cosine * dx + sine * dy) / (1.0 - curvature * lateral).clamp(min=0.1)
     steps = nearest.squeeze(1) - _SEARCH_BACK
     return Foot(
-        index=(index + steps) & (NUM_POINTS - 1),
+        point_id=(point_id + steps) & (NUM_POINTS - 1),
         along=new_along,
         lateral=lateral,
         heading=heading + curvature * new_along,
@@ -115,10 +115,10 @@ def locate(road: Tensor, position: Tensor, index: Tensor, along: Tensor) -> Foot
     )
 
 
-def look_ahead(road: Tensor, index: Tensor, num_points: int, stride: int) -> Tensor:
+def look_ahead(road: Tensor, point_id: Tensor, num_points: int, stride: int) -> Tensor:
     """Curvature at `num_points` points ahead, the first one at the foot, (N, num_points), 1/m."""
     offset = torch.arange(0, num_points * stride, stride, device=road.device)
-    ahead = (index.unsqueeze(1) + offset) & (NUM_POINTS - 1)
+    ahead = (point_id.unsqueeze(1) + offset) & (NUM_POINTS - 1)
     return road[..., 3].gather(1, ahead)
 
 

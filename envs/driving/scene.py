@@ -42,8 +42,8 @@ def car_on_road(model_file: Path, road: np.ndarray, width: float) -> mujoco.MjMo
     _add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.006, LINE, everywhere)
     for colour, rgba, blocks in [("red", RED, _kerb_blocks(road, 0)), ("white", LINE, _kerb_blocks(road, 1))]:
         if blocks:
-            _add_ribbon(spec, f"kerb_left_{colour}", road, half + KERB_M, half, 0.012, rgba, blocks)
-            _add_ribbon(spec, f"kerb_right_{colour}", road, -half, -half - KERB_M, 0.012, rgba, blocks)
+            _add_ribbon(spec, f"kerb_left_{colour}", road, half + KERB_M, half - 0.01, 0.012, rgba, blocks)
+            _add_ribbon(spec, f"kerb_right_{colour}", road, 0.01 - half, -half - KERB_M, 0.012, rgba, blocks)
     _add_start_line(spec, road[0], half)
     return spec.compile()
 
@@ -73,17 +73,18 @@ def _add_ribbon(
     runs: list[np.ndarray],
 ) -> None:
     """Add a thin solid along the road, between two lateral offsets (left > right), over runs of table points."""
-    vertices, faces = [], []
+    vertices: list[np.ndarray] = []
+    faces: list[np.ndarray] = []
     for run in runs:
         first, last = sum(len(v) for v in vertices), len(run) - 1
         vertices.append(_sections(road[run], left, right, height))
         ring = first + 4 * np.arange(last)[:, None] + np.arange(4)  # (segments, 4) corners of each section
         corner, following = ring, np.roll(ring, -1, 1)
-        faces.append(np.stack([corner, following, corner + 4], 2).reshape(-1, 3))
-        faces.append(np.stack([following, following + 4, corner + 4], 2).reshape(-1, 3))
+        faces.append(np.stack([corner, corner + 4, following], 2).reshape(-1, 3))
+        faces.append(np.stack([following, corner + 4, following + 4], 2).reshape(-1, 3))
         end = first + 4 * last
-        faces.append(np.array([[0, 2, 1], [0, 3, 2]]) + first)
-        faces.append(np.array([[0, 1, 2], [0, 2, 3]]) + end)
+        faces.append(np.array([[0, 1, 2], [0, 2, 3]]) + first)
+        faces.append(np.array([[0, 2, 1], [0, 3, 2]]) + end)
     mesh = spec.add_mesh(name=name, inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
     mesh.uservert = np.concatenate(vertices).ravel()
     mesh.userface = np.concatenate(faces).ravel()
@@ -105,10 +106,10 @@ def _sections(points: np.ndarray, left: float, right: float, height: float) -> n
 
 
 def _kerb_blocks(road: np.ndarray, parity: int) -> list[np.ndarray]:
-    """Every other run of KERB_POINTS segments in the sharp corners."""
-    starts = np.arange(parity * KERB_POINTS, len(road) - KERB_POINTS, 2 * KERB_POINTS)
-    sharp = np.abs(road[starts, 3]) > KERB_CURVATURE
-    return [np.arange(start, start + KERB_POINTS + 1) for start in starts[sharp]]
+    """Runs of KERB_POINTS segments in the sharp corners: every other one, which pairs with its neighbour."""
+    pairs = np.arange(0, len(road) - 2 * KERB_POINTS, 2 * KERB_POINTS)
+    sharp = pairs[np.abs(road[pairs + KERB_POINTS, 3]) > KERB_CURVATURE]
+    return [np.arange(start, start + KERB_POINTS + 1) for start in sharp + parity * KERB_POINTS]
 
 
 def _add_start_line(spec: mujoco.MjSpec, start: np.ndarray, half_width: float) -> None:

@@ -11,18 +11,18 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     mass                  1     .7 .. 1.5                1.5-2               scale of 3.7 kg, inertia with it
     yaw_inertia           1     .7 .. 1.5                1.5-2               further scale of the chassis
     com_shift             m     -.03 .. .03              -.05--.03, .03-.05  centre of mass forwards
-    steer_delay           s     0 .. .08    .032 .. .048 .08-.12             dead time of the steering servo
+    steer_delay           s     0 .. .08    .03 .. .05   .08-.12             dead time of the steering servo
     steer_offset          rad   -.03 .. .03              -.06--.03, .03-.06  wheels against servo
     motor_lag             s     .02 .. .2 L              .2-.3               time constant of the drive force
-    power                 1     .7 .. 1.2                .5-.7               scale of 14 N peak drive force
+    power                 1     .7 .. 1.2                .5-.7               scale of 20 N peak drive force
     wind_speed            m/s   0 .. 6                   6-10
     wind_direction        rad   -pi .. pi                                    where the wind blows to
     max_curvature         1/m   .7 .. 1.2                1.2-1.8             the sharpest corner
     width                 m     .9 .. 1.4                .7-.9               of the road
     direction             1     -1 or 1                                      counter-clockwise (1) or not
     shape                 1     8 x (-1 .. 1)                                Fourier coefficients, see roads.py
-L: uniform in the logarithm. Grip and steering delay are the key parameters, the ones with a hole. The engine's
-servo buffer holds commands for whole substeps, so delays act in steps of 10 ms.
+L: uniform in the logarithm. Grip and steering delay are the key parameters, the ones with a hole. The servo
+sees commands at whole substeps, so delays act rounded up to 10 ms; the edges of their ranges lie on that grid.
 
 Actions (N, 2) in [-1, 1]
     0  steering       servo target, times 0.42 rad; positive turns left
@@ -47,7 +47,8 @@ End: terminated when the middle of the car leaves the road (|lateral error| > wi
     exceeds 90 degrees. From then on the car brakes.
 Success: a whole lap (30 m) within the episode, from the start line, without leaving the road.
 Start: on the start line, rolling at 1 m/s, up to 0.1 m and 0.05 rad off the centreline.
-Horizon: {HORIZON_NOTE}
+Horizon: 250 steps (10 s): long enough that a driver who knows the vehicle finishes a lap on nine tasks of ten
+    (driver.py, 3.8 m/s on average), short enough for trials of several episodes; an option of `make_spec`.
 
 Source: tyre and steering constants are those of a 1:10 car as in f1tenth_gym (mass 3.74 kg, wheelbase 0.33 m,
 steering 0.42 rad). Deviations from a single-track model with slip angles: the lateral force is proportional to the
@@ -95,7 +96,7 @@ PARAMETERS = (
     Parameter("mass", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "scale of mass and inertia, hidden"),
     Parameter("yaw_inertia", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "further scale of yaw inertia, hidden"),
     Parameter("com_shift", "m", Uniform(-0.03, 0.03, None, ((-0.05, -0.03), (0.03, 0.05))), "forwards, hidden"),
-    Parameter("steer_delay", "s", Uniform(0.0, 0.08, (0.032, 0.048), ((0.08, 0.12),)), "dead time, hidden"),
+    Parameter("steer_delay", "s", Uniform(0.0, 0.08, (0.03, 0.05), ((0.08, 0.12),)), "dead time, hidden"),
     Parameter("steer_offset", "rad", Uniform(-0.03, 0.03, None, ((-0.06, -0.03), (0.03, 0.06))), "hidden"),
     Parameter("motor_lag", "s", Uniform(0.02, 0.2, None, ((0.2, 0.3),), log=True), "time constant, hidden"),
     Parameter("power", "1", Uniform(0.7, 1.2, None, ((0.5, 0.7),)), "scale of the drive force, hidden"),
@@ -201,7 +202,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
     x, y = start[:, 0] - lateral * start[:, 2].sin(), start[:, 1] + lateral * start[:, 2].cos()
     zero = torch.zeros_like(x)
     state = {
-        "index": torch.zeros_like(x, dtype=torch.int64),
+        "point_id": torch.zeros_like(x, dtype=torch.int64),
         "along": zero,
         "distance": zero,
         "pose": torch.stack([lateral, heading_error], 1),
@@ -222,7 +223,7 @@ def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[s
 
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The observation table of the module's docstring."""
-    curvature = roads.look_ahead(task["road"], state["index"], NUM_LOOK_AHEADS, LOOK_AHEAD_STRIDE)
+    curvature = roads.look_ahead(task["road"], state["point_id"], NUM_LOOK_AHEADS, LOOK_AHEAD_STRIDE)
     width = task["width"].unsqueeze(1)
     raw = torch.cat([data["sensordata"][:, :4], state["prev_action"], state["pose"], curvature, width], 1)
     return (raw * task["obs_scale"]).clamp(-5.0, 5.0)
@@ -231,7 +232,7 @@ def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Progress along the road, reward and end."""
     qpos, sensors = data["qpos"], data["sensordata"]
-    foot = roads.locate(task["road"], qpos[:, :2], state["index"], state["along"])
+    foot = roads.locate(task["road"], qpos[:, :2], state["point_id"], state["along"])
     heading_error = torch.remainder(qpos[:, 2] - foot.heading + math.pi, 2 * math.pi) - math.pi
     off_road = (foot.lateral.abs() > task["half_width"]) | (heading_error.abs() > math.pi / 2)
     jerk = (action - state["prev_action"]).square().sum(1) / 8
@@ -239,7 +240,7 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     reward = foot.advance / (REFERENCE_SPEED * CONTROL_DT_S) - 0.05 * (jerk + slip)
     distance = state["distance"] + foot.advance
     after = {
-        "index": foot.index,
+        "point_id": foot.point_id,
         "along": foot.along,
         "distance": distance,
         "pose": torch.stack([foot.lateral, heading_error], 1),
