@@ -1,0 +1,164 @@
+"""Task parameters: where they are drawn from, and that wrong ones are refused."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metarl.errors import SpecError, UnknownNameError
+from metarl.seeding import make_generator
+from metarl.tasks import Choice, Normal, Parameter, Simplex, TaskDistribution, Uniform
+
+GRIP = Parameter("grip", "1", Uniform(0.0, 1.0, hole=(0.4, 0.6), shell=((1.0, 1.5),)))
+MASS = Parameter("mass", "kg", Uniform(1.0, 4.0, hole=(1.9, 2.1), shell=((0.5, 1.0), (4.0, 8.0)), log=True))
+SIDE = Parameter("side", "1", Choice((-1.0, 1.0)))
+TASKS = TaskDistribution((GRIP, MASS, SIDE))
+
+
+def test_a_uniform_jumps_over_its_hole():
+    # The range without the hole is 0.8 wide: its middle is where the hole starts.
+    drawn = GRIP.distribution.draw(torch.tensor([0.0, 0.25, 0.499, 0.5, 0.75, 0.999]))
+    torch.testing.assert_close(drawn, torch.tensor([0.0, 0.2, 0.3992, 0.6, 0.8, 0.9992]))
+
+
+def test_a_logarithmic_uniform_is_uniform_in_the_logarithm():
+    drawn = Uniform(1.0, 16.0, log=True).draw(torch.tensor([0.0, 0.25, 0.5, 0.75]))
+    torch.testing.assert_close(drawn, torch.tensor([1.0, 2.0, 4.0, 8.0]))
+
+
+@given(st.floats(0.0, 1.0, exclude_max=True))
+def test_a_uniform_draw_is_always_in_the_intervals_asked_for(u):
+    for distribution in (GRIP.distribution, MASS.distribution):
+        for intervals in (distribution.train_intervals(), (distribution.hole,), distribution.shell):
+            drawn = distribution.draw(torch.tensor([u], dtype=torch.float64), intervals)
+            assert bool(distribution.contains(drawn, intervals).all())
+
+
+def test_a_choice_takes_each_value_equally_often():
+    values = Choice((3.0, 5.0, 9.0)).draw(torch.linspace(0, 0.9999, 300))
+    assert [int((values == v).sum()) for v in (3.0, 5.0, 9.0)] == [100, 100, 100]
+
+
+def test_a_normal_has_its_quantiles():
+    drawn = Normal(2.0, 3.0).draw(torch.tensor([0.5, 0.8413447460685429], dtype=torch.float64))
+    torch.testing.assert_close(drawn, torch.tensor([2.0, 5.0], dtype=torch.float64))
+
+
+def test_a_simplex_sums_to_one_and_has_the_mean_of_a_flat_dirichlet():
+    drawn = Simplex().draw(torch.rand(20000, 4, generator=make_generator(0, "test"), dtype=torch.float64))
+    torch.testing.assert_close(drawn.sum(1), torch.ones(20000, dtype=torch.float64))
+    assert bool(((drawn.mean(0) - 0.25).abs() < 0.01).all())
+    # The variance of one coordinate of Dirichlet(1, 1, 1, 1) is 3 / (16 * 5).
+    assert bool(((drawn.var(0) - 0.0375).abs() < 0.002).all())
+
+
+def test_the_first_tasks_of_a_split_do_not_depend_on_how_many_are_asked_for():
+    for split in TASKS.splits():
+        assert torch.equal(TASKS.split(split, 5), TASKS.split(split, 200)[:5])
+
+
+def test_a_split_is_the_same_for_everybody():
+    torch.testing.assert_close(
+        TASKS.split("test", 2),
+        torch.tensor([[0.600678, 3.404663, 1.0], [0.601881, 3.353093, -1.0]]),
+        atol=1e-5,
+        rtol=0.0,
+    )
+
+
+def test_another_seed_gives_other_tasks():
+    assert not bool((TASKS.split("test", 50, seed=1)[:, :2] == TASKS.split("test", 50)[:, :2]).any())
+
+
+def test_held_out_tasks_hold_out_exactly_one_parameter_in_the_right_interval():
+    for split, intervals in (
+        ("interpolation", (GRIP.distribution.hole, MASS.distribution.hole)),
+        ("extrapolation", (None, None)),
+    ):
+        named = TASKS.unpack(TASKS.split(split, 300))
+        outside = []
+        for parameter, hole in zip((GRIP, MASS), intervals, strict=True):
+            distribution = parameter.distribution
+            value = named[parameter.name]
+            in_train = distribution.contains(value, distribution.train_intervals())
+            held_out = (hole,) if hole else distribution.shell
+            assert bool(distribution.contains(value[~in_train], held_out).all())
+            outside.append(~in_train)
+        assert bool((outside[0] ^ outside[1]).all())
+        assert 100 < int(outside[0].sum()) < 200
+
+
+def test_train_validation_and_test_leave_the_hole_and_the_shell_alone():
+    for split in ("train", "validation", "test"):
+        for parameter in (GRIP, MASS):
+            value = TASKS.unpack(TASKS.split(split, 500))[parameter.name]
+            assert bool(parameter.distribution.contains(value, parameter.distribution.train_intervals()).all())
+
+
+def test_only_declared_splits_exist():
+    plain = TaskDistribution((SIDE,))
+    assert plain.splits() == ("train", "validation", "test")
+    with pytest.raises(UnknownNameError, match="Available: test, train, validation"):
+        plain.split("extrapolation", 3)
+    with pytest.raises(UnknownNameError, match="Did you mean 'train'"):
+        plain.split("trian", 3)
+
+
+def test_fixed_tasks_take_the_place_of_drawn_ones():
+    fixed = torch.tensor([[1.0], [2.0], [3.0]])
+    tasks = TaskDistribution((Parameter("speed", "m/s", Uniform(0.0, 3.0)),), {"train": fixed, "test": fixed[:1]})
+    assert tasks.split("train", 4).tolist() == [[1.0], [2.0], [3.0], [1.0]]
+    assert tasks.split("test", 2, seed=9).tolist() == [[1.0], [1.0]]
+    drawn = tasks.sample_train(200, make_generator(0, "tasks"))
+    assert set(drawn.flatten().tolist()) == {1.0, 2.0, 3.0}
+
+
+def test_unpack_names_the_columns_and_pack_undoes_it():
+    tasks = TaskDistribution((Parameter("p", "1", Simplex(), shape=(2, 3)), Parameter("m", "kg", Uniform(0.0, 1.0))))
+    assert tasks.dim == 7
+    row = tasks.split("test", 1)
+    named = tasks.unpack(row)
+    assert {name: tuple(value.shape) for name, value in named.items()} == {"p": (1, 2, 3), "m": (1,)}
+    assert torch.equal(tasks.pack({name: value[0] for name, value in named.items()}), row[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Uniform(2.0, 1.0), "range (2.0, 1.0) is upside down or empty: expected low < high"),
+        (lambda: Uniform(1.0, 1.0), "upside down or empty"),
+        (lambda: Uniform(0.0, math.nan), "not finite"),
+        (lambda: Uniform(0.0, math.inf), "not finite"),
+        (lambda: Uniform(0.0, 1.0, hole=(0.6, 0.4)), "hole (0.6, 0.4) is upside down"),
+        (lambda: Uniform(0.0, 1.0, hole=(0.9, 1.1)), "hole (0.9, 1.1) must lie inside the range (0.0, 1.0)"),
+        (lambda: Uniform(0.0, 1.0, hole=(2.0, 3.0)), "must lie inside the range"),
+        (lambda: Uniform(0.0, 1.0, shell=((0.9, 1.1),)), "shell (0.9, 1.1) overlaps the range (0.0, 1.0)"),
+        (lambda: Uniform(0.0, 1.0, shell=(1.0, 2.0)), "shell must be intervals"),
+        (lambda: Uniform(0.0, 1.0, log=True), "positive bounds, got 0.0"),
+        (lambda: Uniform(1.0, 2.0, shell=((-1.0, 1.0),), log=True), "positive bounds, got -1.0"),
+        (lambda: Choice(()), "must be there and differ"),
+        (lambda: Choice((1.0, 1.0)), "must be there and differ"),
+        (lambda: Choice((1.0, math.nan)), "not finite"),
+        (lambda: Normal(0.0, 0.0), "positive std"),
+        (lambda: Parameter("two words", "m", Normal(0.0, 1.0)), "not a Python identifier"),
+        (lambda: Parameter("p", "1", (0.0, 1.0)), "distribution must be Uniform, Choice, Normal or Simplex"),
+        (lambda: Parameter("p", "1", Simplex()), "a Simplex needs a shape"),
+        (lambda: Parameter("p", "1", Normal(0.0, 1.0), shape=(0,)), "shape must be positive"),
+        (lambda: TaskDistribution((GRIP, GRIP)), "parameter names must differ"),
+        (lambda: TaskDistribution(()), "at least one parameter"),
+        (lambda: TaskDistribution((GRIP,), {"test": torch.zeros(3, 2)}), "must be (num_tasks, 1) float32"),
+        (lambda: TaskDistribution((GRIP,), {"test": torch.zeros(3, 1).double()}), "got (3, 1) torch.float64"),
+        (lambda: TaskDistribution((GRIP,), {"test": torch.full((3, 1), math.nan)}), "contains NaN"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_and_named(make, message):
+    with pytest.raises(SpecError) as error:
+        make()
+    assert message in str(error.value)
+
+
+def test_fixed_tasks_of_an_unknown_split_are_refused():
+    with pytest.raises(UnknownNameError, match=r"unknown split 'tests'\. Did you mean 'test'"):
+        TaskDistribution((GRIP,), {"tests": torch.zeros(3, 1)})
