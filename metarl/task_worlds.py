@@ -19,7 +19,7 @@ from metarl.tasks import TaskDistribution
 from metarl.types import Discrete, Step
 
 TaskLike = Mapping[str, Any] | Tensor | np.ndarray
-"""One task by name, {"goal_angle": 0.3, ...}, or its row of P numbers."""
+"""One task by name, {"goal_angle": 0.3, ...}, or its row of P numbers, on the CPU."""
 
 
 def resolve_spec(env: str | EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
@@ -46,7 +46,7 @@ def task_row(tasks: TaskDistribution, task: TaskLike) -> Tensor:
     """
     if isinstance(task, Mapping):
         return tasks.pack(task)
-    row = torch.as_tensor(task, dtype=torch.float32).cpu()
+    row = torch.tensor(np.asarray(task), dtype=torch.float32)
     if tuple(row.shape) != (tasks.dim,):
         raise SpecError(f"a task must have shape ({tasks.dim},), got {tuple(row.shape)}.")
     return row
@@ -167,5 +167,5 @@ class TaskWorlds:
     def _rows(self, task: TaskLike) -> Tensor:
         tasks = self.spec.tasks
         if not isinstance(task, Mapping) and np.ndim(task) == 2:
-            return torch.as_tensor(task, dtype=torch.float32).cpu()
+            return torch.tensor(np.asarray(task), dtype=torch.float32)
         return task_row(tasks, task).expand(self.num_worlds, -1)
