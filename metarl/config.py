@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.config_json import config_from_json, config_to_json
+from metarl.errors import ConfigError
 from metarl.learners import settings_type
 
 
@@ -28,7 +29,7 @@ class RunConfig:
     algorithm: str
     env: str
     settings: Any
-    env_options: Mapping[str, Any] = field(default_factory=dict)
+    env_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
     torch_threads: int = 1
@@ -46,7 +47,7 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal configuration."""
-        return asdict(self)
+        return config_to_json(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> RunConfig:
@@ -57,27 +58,6 @@ class RunConfig:
         """
         algorithm = values.get("algorithm")
         if not isinstance(algorithm, str):
-            raise ConfigError(f"configuration field 'algorithm' must be a string, got {algorithm!r}.")
-        settings = values.get("settings")
-        if not isinstance(settings, Mapping):
-            raise ConfigError(f"configuration field 'settings' must be an object, got {settings!r}.")
-        return _strict(RunConfig, dict(values) | {"settings": _strict(settings_type(algorithm), settings)})
-
-
-def _strict(cls: type, values: Mapping[str, Any]) -> Any:
-    """Make a dataclass of JSON values: no unknown name, no missing name, no other type than the default's."""
-    known = {f.name: f for f in fields(cls)}
-    for name in values:
-        if name not in known:
-            raise UnknownNameError("configuration field", name, known)
-    for name, spec in known.items():
-        if name not in values:
-            raise ConfigError(f"configuration field {name!r} is missing.")
-        expected = _JSON_TYPES.get(str(spec.type))
-        value = values[name]
-        if expected and (not isinstance(value, expected) or isinstance(value, bool) != (expected is bool)):
-            raise ConfigError(f"configuration field {name!r} must be of type {spec.type}, got {value!r}.")
-    return cls(**values)
-
-
-_JSON_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "bool": bool, "str": str}
+            raise ConfigError(f"config.algorithm is {algorithm!r}, expected str.")
+        settings = config_from_json(settings_type(algorithm), values.get("settings"), "config.settings")
+        return config_from_json(RunConfig, {**values, "settings": settings})

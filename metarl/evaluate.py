@@ -97,12 +97,34 @@ def evaluate(
     """
     if num_tasks < 1 or num_episodes < 1:
         raise ConfigError(f"evaluation needs at least one task and one episode, got {num_tasks} and {num_episodes}.")
-    tasks = spec.tasks.split(split, num_tasks, seed)
-    env = BatchedEnv(spec, num_tasks, device=device, seed=seed)
-    env.set_tasks(tasks)
-    generator = None if deterministic else make_generator(seed, "evaluation", device)
+    env = BatchedEnv(spec, num_tasks, device=device)
+    return evaluate_in(
+        env,
+        learner,
+        algorithm=algorithm,
+        split=split,
+        num_episodes=num_episodes,
+        seed=seed,
+        deterministic=deterministic,
+    )
+
+
+def evaluate_in(
+    env: BatchedEnv,
+    learner: Adapts,
+    *,
+    algorithm: str,
+    split: str,
+    num_episodes: int,
+    seed: int = 0,
+    deterministic: bool = True,
+) -> Evaluation:
+    """`evaluate` in worlds that exist already, one task each."""
+    env.generator = make_generator(seed, "env", env.device)
+    env.set_tasks(env.spec.tasks.split(split, env.num_worlds, seed))
+    generator = None if deterministic else make_generator(seed, "evaluation", env.device)
     rollout = learner.trial(env, num_episodes, generator)
-    return _summarise(rollout, spec, env.has_success, algorithm, split, seed, deterministic)
+    return _summarise(rollout, env.spec, env.has_success, algorithm, split, seed, deterministic)
 
 
 def _summarise(

@@ -128,10 +128,19 @@ def preset(algorithm: str, env: str, name: str = "default") -> Any:
     Raises:
         UnknownNameError: no such algorithm, or no such preset for this environment.
     """
-    presets = _load(find(algorithm).presets)(env)
+    presets = _presets(algorithm, env)
     if name not in presets:
         raise UnknownNameError(f"preset of {algorithm} for {env}", name, presets)
     return presets[name]
+
+
+def preset_names(algorithm: str, env: str) -> list[str]:
+    """The names of an algorithm's presets for an environment."""
+    return list(_presets(algorithm, env))
+
+
+def _presets(algorithm: str, env: str) -> Mapping[str, Any]:
+    return _load(find(algorithm).presets)(env)
 
 
 def _load(path: str) -> Any:

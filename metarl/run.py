@@ -1,0 +1,117 @@
+"""From a configuration to a learner, and from a run folder back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from metarl.config import RunConfig
+from metarl.env import EnvSpec
+from metarl.errors import CheckpointError, DeviceError, MetarlError
+from metarl.learners import Learner, make_learner
+from metarl.nested_state import flatten_state, unflatten_state
+from metarl.run_folder import open_run
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A trained learner.
+
+    Attributes:
+        path: the run folder.
+        config: what it was trained with.
+        spec: its environment.
+        learner: with the weights of the checkpoint.
+        update: the update after which they were saved.
+        env_steps: environment steps of training up to there.
+    """
+
+    path: Path
+    config: RunConfig
+    spec: EnvSpec
+    learner: Learner
+    update: int
+    env_steps: int
+
+
+def resolve_device(name: str) -> str:
+    """Turn "auto" into the best device there is, and check any other.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise DeviceError(f"unknown device {name!r}. Available: auto, cpu, cuda, cuda:0, ...")
+    if kind == "cuda":
+        count = torch.cuda.device_count()
+        if int(index or 0) >= count:
+            raise DeviceError(f"device {name!r} was asked for, but this machine has {count} CUDA devices. Use cpu.")
+    return name
+
+
+def build(config: RunConfig) -> tuple[EnvSpec, Learner]:
+    """Make the environment's specification and a new learner."""
+    import envs
+
+    spec = envs.make_spec(config.env, **config.env_options)
+    return spec, make_learner(config.algorithm, spec, config.settings, config.seed, config.device)
+
+
+def load_run(path: Path, device: str = "auto") -> LoadedRun:
+    """Load the newest whole checkpoint of a run folder, or the checkpoint that `path` names.
+
+    Raises:
+        CheckpointError: the folder is missing, damaged, in another format, or of another algorithm.
+    """
+    named = path.name.startswith("ckpt-")
+    run = open_run(path.parent.parent if named else path)
+    config = read_config(run.config, run.path, resolve_device(device))
+    checkpoint = load_checkpoint(path) if named else newest_checkpoint(run.checkpoints)
+    spec, learner = build(config)
+    restore(learner, checkpoint, config)
+    return LoadedRun(run.path, config, spec, learner, checkpoint.step, int(checkpoint.state["env_steps"]))
+
+
+def read_config(values: Mapping[str, Any], path: Path, device: str | None = None) -> RunConfig:
+    """Read the configuration of a run folder; `device` replaces the one it was trained on."""
+    try:
+        return RunConfig.from_json(dict(values) | ({} if device is None else {"device": device}))
+    except MetarlError as error:
+        raise CheckpointError(f"{path / 'config.json'} is damaged or of another version: {error}") from error
+
+
+def learner_tensors(learner: Learner) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Split a learner's state into groups of tensors and JSON, for a checkpoint."""
+    state = learner.state_dict()
+    optimizer, structure = flatten_state(state["optimizer"])
+    return {"model": state["model"], "optimizer": optimizer, "rng": state["rng"]}, {"optimizer": structure}
+
+
+def restore(learner: Learner, checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Give a learner the state of a checkpoint.
+
+    Raises:
+        CheckpointError: the checkpoint belongs to another algorithm, environment or network size.
+    """
+    written = (checkpoint.state.get("algorithm"), checkpoint.state.get("env"))
+    if written != (config.algorithm, config.env):
+        raise CheckpointError(
+            f"checkpoint {checkpoint.path} is of {written[0]} on {written[1]}, "
+            f"the run folder is of {config.algorithm} on {config.env}."
+        )
+    try:
+        optimizer = unflatten_state(checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+        rng = {name: state for name, state in checkpoint.tensors["rng"].items()}
+        learner.load_state_dict({"model": checkpoint.tensors["model"], "optimizer": optimizer, "rng": rng})
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"checkpoint {checkpoint.path} does not fit {config.algorithm}: {reason}") from error

@@ -1,0 +1,238 @@
+"""The training loop: tasks, rollout, update, metrics, checkpoint; stopped and resumed at any moment.
+
+A checkpoint is taken between two updates, when every world is about to be given a new task and reset. So the
+state of the simulators is not part of it, and still a resumed run is bit-exact on the CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl.checkpoint import load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
+from metarl.config import RunConfig
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import ConfigError
+from metarl.evaluate import evaluate_in
+from metarl.learners import Learner
+from metarl.log import MetricsLogger
+from metarl.nested_state import flatten_state, unflatten_state
+from metarl.run import build, learner_tensors, read_config, restore
+from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
+from metarl.seeding import make_generator
+from metarl.types import Rollout
+
+_VALIDATION_TASKS = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        folder: the run folder.
+        finished: all steps were made; False after a stop signal.
+        exit_code: 0, 130 or 143.
+        env_steps: environment steps of the whole run.
+    """
+
+    folder: Path
+    finished: bool
+    exit_code: int
+    env_steps: int
+
+
+def train(
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    checkpoint_interval_s: float = 60.0,
+    keep_checkpoints: int = 3,
+    validate_every: int = 20,
+    console: bool = True,
+) -> Outcome:
+    """Train a learner in a run folder.
+
+    Args:
+        config: what to train.
+        out: the run folder; new, or that of the run to resume.
+        resume: go on from the newest whole checkpoint of `out`.
+        checkpoint_interval_s: seconds between checkpoints; a kill loses at most this.
+        keep_checkpoints: older ones are deleted.
+        validate_every: updates between evaluations on the validation split, 0 for none.
+        console: show progress.
+
+    Raises:
+        CheckpointError: the folder is in use, damaged, full, or holds another run.
+        ConfigError: `config` is not that of the run to resume.
+    """
+    torch.set_num_threads(config.torch_threads)
+    spec, learner = build(config)
+    if resume:
+        with resume_run(out) as folder:
+            _refuse_changes(read_config(folder.config, folder.path), config)
+            training = _Training(config, spec, learner)
+            training.restore(folder)
+            return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+    training = _Training(config, spec, learner)
+    with start_run(out, config.to_json()) as folder:
+        return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+
+
+def _loop(
+    training: _Training, folder: RunFolder, interval_s: float, keep: int, validate_every: int, console: bool
+) -> Outcome:
+    total = training.config.settings.total_steps
+    last_save = time.monotonic()
+    with StopSignals() as stop, MetricsLogger(folder.path, training.update, total, console=console) as logger:
+        while training.env_steps < total and not stop.requested:
+            metrics = training.advance(folder)
+            if validate_every and training.update % validate_every == 0:
+                metrics |= training.validate()
+            logger.log(training.update, metrics)
+            if time.monotonic() - last_save >= interval_s:
+                training.save(folder, keep)
+                last_save = time.monotonic()
+        training.save(folder, keep)
+        return Outcome(folder.path, training.env_steps >= total, stop.exit_code, training.env_steps)
+
+
+class _Training:
+    """What changes while training: learner, worlds, generators, counters."""
+
+    def __init__(self, config: RunConfig, spec: EnvSpec, learner: Learner):
+        self.config, self.spec, self.learner = config, spec, learner
+        worlds = config.settings.num_worlds
+        options = {"device": config.device, "num_threads": config.physics_threads, "seed": config.seed}
+        self.env = BatchedEnv(spec, worlds, **options)
+        self.validation_env: BatchedEnv | None = None
+        self.task_generator = make_generator(config.seed, "tasks")
+        self.update = self.env_steps = self.failed_episodes = self.saved_update = 0
+
+    def advance(self, folder: RunFolder) -> dict[str, float]:
+        """One update on fresh tasks; returns its metrics."""
+        started = time.perf_counter()
+        progress = self.env_steps / self.config.settings.total_steps
+        tasks = self.spec.tasks.sample_train(self.env.num_worlds, self.task_generator)
+        self.env.set_tasks(tasks)
+        before = copy.deepcopy(self.learner.state_dict())
+        rollout = self.learner.collect(self.env)
+        collected = time.perf_counter()
+        metrics = self.learner.update(rollout, progress)
+        self.update += 1
+        self.env_steps += rollout.reward.numel()
+        self.failed_episodes += int(rollout.failed.sum())
+        if metrics.get("skipped_minibatches"):
+            dump_update(folder.path / "dumps", self.update, before, rollout, progress)
+        return {
+            "env_steps": self.env_steps,
+            **_returns(rollout, self.env.has_success),
+            **metrics,
+            "failed_episodes": self.failed_episodes,
+            "time_collect_s": collected - started,
+            "time_update_s": time.perf_counter() - collected,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Return and success of each episode of a trial on the validation split."""
+        if self.validation_env is None:
+            self.validation_env = BatchedEnv(self.spec, _VALIDATION_TASKS, device=self.config.device)
+        evaluation = evaluate_in(
+            self.validation_env,
+            self.learner,
+            algorithm=self.config.algorithm,
+            split="validation",
+            num_episodes=self.config.settings.episodes_per_trial,
+        )
+        metrics = {
+            "validation_return_first": evaluation.iqm_return[0],
+            "validation_return_last": evaluation.iqm_return[-1],
+        }
+        if evaluation.success_rate is not None:
+            metrics["validation_success_last"] = evaluation.success_rate[-1]
+        return metrics
+
+    def save(self, folder: RunFolder, keep: int) -> None:
+        """Write a checkpoint of the last update, once."""
+        if self.update == self.saved_update:
+            return
+        tensors, state = learner_tensors(self.learner)
+        tensors["rng"] = {
+            **tensors["rng"],
+            "tasks": self.task_generator.get_state(),
+            "env": self.env.generator.get_state(),
+        }
+        state |= {
+            "algorithm": self.config.algorithm,
+            "env": self.config.env,
+            "env_steps": self.env_steps,
+            "failed_episodes": self.failed_episodes,
+        }
+        rotate_checkpoints(save_checkpoint(folder.checkpoints, self.update, tensors, state), keep)
+        self.saved_update = self.update
+
+    def restore(self, folder: RunFolder) -> None:
+        """Go on where the newest whole checkpoint left off."""
+        checkpoint = newest_checkpoint(folder.checkpoints)
+        restore(self.learner, checkpoint, self.config)
+        self.task_generator.set_state(checkpoint.tensors["rng"]["tasks"])
+        self.env.generator.set_state(checkpoint.tensors["rng"]["env"])
+        self.update = self.saved_update = checkpoint.step
+        self.env_steps = int(checkpoint.state["env_steps"])
+        self.failed_episodes = int(checkpoint.state["failed_episodes"])
+
+
+def _returns(rollout: Rollout, has_success: bool) -> dict[str, float]:
+    """Means over worlds; keys of the first and the last episode of the trial."""
+    episode_return = rollout.episode_returns().mean(1)
+    metrics = {"return_first": float(episode_return[0]), "return_last": float(episode_return[-1])}
+    if has_success:
+        metrics["success_last"] = float(rollout.episode_success()[-1].float().mean())
+    return metrics
+
+
+def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
+    old, new = saved.to_json(), asked.to_json()
+    old, new = ({**c, **c.pop("settings")} for c in (old, new))
+    for name in old:
+        if old[name] != new.get(name):
+            raise ConfigError(
+                f"--resume goes on with the run's own settings: {name} is {old[name]!r} there, got {new.get(name)!r}. "
+                "Leave the option out, or start a new run with another --out."
+            )
+
+
+def dump_update(folder: Path, update: int, learner_state: Mapping[str, Any], rollout: Rollout, progress: float) -> Path:
+    """Keep an update whose loss or gradient was not finite, for `replay_update`.
+
+    Args:
+        folder: where dumps go.
+        update: its number.
+        learner_state: `Learner.state_dict()` from before the rollout.
+        rollout: what it learned from.
+        progress: share of the training that was done.
+    """
+    optimizer, structure = flatten_state(learner_state["optimizer"])
+    tensors: dict[str, Any] = {f.name: getattr(rollout, f.name) for f in fields(rollout)}
+    num_episodes = tensors.pop("num_episodes")
+    groups = {"model": learner_state["model"], "optimizer": optimizer, "rng": learner_state["rng"], "rollout": tensors}
+    state = {"optimizer": structure, "num_episodes": num_episodes, "progress": progress}
+    return save_checkpoint(folder, update, groups, state)
+
+
+def replay_update(learner: Learner, dump: Path) -> dict[str, float]:
+    """Make the update of a dump again; `learner` is a new one of the run's configuration (`metarl.run.build`)."""
+    checkpoint = load_checkpoint(dump)
+    optimizer = unflatten_state(checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
+    rng: dict[str, Tensor] = checkpoint.tensors["rng"]
+    learner.load_state_dict({"model": checkpoint.tensors["model"], "optimizer": optimizer, "rng": rng})
+    rollout = Rollout(num_episodes=checkpoint.state["num_episodes"], **checkpoint.tensors["rollout"])
+    return learner.update(rollout, checkpoint.state["progress"])
