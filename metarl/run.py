@@ -110,8 +110,7 @@ def restore(learner: Learner, checkpoint: Checkpoint, config: RunConfig) -> None
         )
     try:
         optimizer = unflatten_state(checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
-        rng = {name: state for name, state in checkpoint.tensors["rng"].items()}
-        learner.load_state_dict({"model": checkpoint.tensors["model"], "optimizer": optimizer, "rng": rng})
+        learner.load_state_dict({**checkpoint.tensors, "optimizer": optimizer})
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit {config.algorithm}: {reason}") from error

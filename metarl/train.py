@@ -99,9 +99,9 @@ def _loop(
                 metrics |= training.validate()
             logger.log(training.update, metrics)
             if time.monotonic() - last_save >= interval_s:
-                training.save(folder, keep)
+                training.save(folder, logger, keep)
                 last_save = time.monotonic()
-        training.save(folder, keep)
+        training.save(folder, logger, keep)
         return Outcome(folder.path, training.env_steps >= total, stop.exit_code, training.env_steps)
 
 
@@ -160,10 +160,11 @@ class _Training:
             metrics["validation_success_last"] = evaluation.success_rate[-1]
         return metrics
 
-    def save(self, folder: RunFolder, keep: int) -> None:
+    def save(self, folder: RunFolder, logger: MetricsLogger, keep: int) -> None:
         """Write a checkpoint of the last update, once."""
         if self.update == self.saved_update:
             return
+        logger.sync()
         tensors, state = learner_tensors(self.learner)
         tensors["rng"] = {
             **tensors["rng"],
