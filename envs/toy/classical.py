@@ -93,7 +93,7 @@ def gittins(discount: float = 0.99, num_observations: int = 600, num_levels: int
         num_observations: wins + losses + 2 where the induction starts; more than the pulls of a trial.
         num_levels: resolution of the index.
 
-    Source: Gittins et al. 2011, "Multi-armed Bandit Allocation Indices", section 8.4.
+    Source: Gittins et al. 2011, "Multi-armed Bandit Allocation Indices", p. 265 (tables).
     """
     index = _gittins_indices(discount, num_observations, num_levels)  # [alpha, beta]
 
