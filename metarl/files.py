@@ -23,6 +23,22 @@ def write_new(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def append(descriptor: int, data: bytes) -> None:
+    """Append to a file that is open for appending, all of it or nothing.
+
+    Raises:
+        OSError: the data does not fit; the file is as it was.
+    """
+    end = os.lseek(descriptor, 0, os.SEEK_END)
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+    except OSError:
+        os.ftruncate(descriptor, end)
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Push the names in a folder to the disk: without it a rename may not survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
