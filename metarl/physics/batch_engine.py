@@ -21,7 +21,7 @@ from metarl.physics.engine import (
     route_mujoco_warnings,
     unknown_field,
 )
-from metarl.physics.fields import check_model_fields
+from metarl.physics.fields import check_fixtures, check_model_fields
 
 if TYPE_CHECKING:
     from metarl.env import Physics
@@ -71,8 +71,10 @@ class BatchEngine:
             except ValueError as error:
                 raise _no_data_field(name, error) from error
             self._data[name] = (source, torch.zeros(source.shape, dtype=torch.float32))
-            # An output is zero until the next call after it was bound.
-            self.forward()
+            if source.flags.writeable:
+                self._refresh()
+            else:
+                self.forward()  # an output is zero until the next call after it was bound
         return self._data[name][1]
 
     def write(self, name: str, value: Tensor, mask: Tensor | None = None) -> None:
@@ -93,6 +95,7 @@ class BatchEngine:
             raise unknown_field("name in Physics.model_fields", name, self._model_fields)
         target = self._model_fields[name]
         check_model_value(name, value, target.shape)
+        check_fixtures(self.model, name, value, self.default_model_field(name))
         np.copyto(target, value.detach().numpy(), casting="same_kind")
 
     def set_const(self) -> None:
@@ -137,7 +140,8 @@ class BatchEngine:
         try:
             self._batch.reset(self.failed.numpy(), stage=_STAGE_VEL)
         except batch.SimulationError as error:
-            _log.warning("MuJoCo: %s", error)  # these worlds cannot even stand still; they stay flagged
+            _log.warning("MuJoCo: %s", error)
+            self._batch.reset(error.ids, stage=_STAGE_NONE)  # a model that cannot even stand still
 
     def _refresh(self) -> None:
         for source, staging in self._data.values():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import mujoco
+import numpy as np
+from torch import Tensor
 
 from metarl.errors import EngineError
 from metarl.physics.engine import unknown_field
@@ -76,3 +78,26 @@ def check_model_fields(names: Iterable[str]) -> None:
             if hasattr(mujoco.MjModel, name) or (name.startswith("opt.") and hasattr(mujoco.MjOption, name[4:])):
                 raise EngineError(f"model field {name!r} cannot differ between worlds on both engines.")
             raise unknown_field("model field", name, MODEL_FIELDS)
+
+
+def check_fixtures(model: mujoco.MjModel, name: str, value: Tensor, default: Tensor) -> None:
+    """Raise an EngineError if a model field moves something static: mujoco_warp would leave its geoms in place.
+
+    Args:
+        model: the compiled model.
+        name: the field; only positions and orientations of geoms and bodies matter.
+        value: (N, n, 3 or 4).
+        default: (n, 3 or 4), the compiled value.
+    """
+    kind, _, attribute = name.partition("_")
+    if kind not in ("geom", "body") or attribute not in ("pos", "quat"):
+        return
+    body = model.geom_bodyid if kind == "geom" else np.arange(model.nbody)
+    is_static = (model.body_weldid[body] == 0) & (model.body_mocapid[model.body_rootid[body]] < 0)
+    moved = (value != default).any(-1).any(0).cpu().numpy() & is_static
+    if moved.any():
+        names = [getattr(model, kind)(int(i)).name or f"{kind} {i}" for i in np.flatnonzero(moved)]
+        raise EngineError(
+            f"model field {name!r} moves static things {names}, which mujoco_warp would leave in place. "
+            'Put them on a body with mocap="true" and write mocap_pos and mocap_quat.'
+        )

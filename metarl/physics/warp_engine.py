@@ -23,7 +23,7 @@ from torch import Tensor
 
 from metarl.errors import EngineError
 from metarl.physics.engine import STATE_FIELDS, check_model_value, check_value, model_default, unknown_field
-from metarl.physics.fields import DERIVED_FIELDS, check_model_fields
+from metarl.physics.fields import DERIVED_FIELDS, check_fixtures, check_model_fields
 from metarl.physics.warp_kernels import correct_body_invweight0, flag_failed, flag_overflow, restore_sensors
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ class WarpEngine:
             self._sim = mjw.make_data(
                 physics.model, nworld=num_worlds, nconmax=physics.max_contacts, njmax=physics.max_constraints
             )
-            self._body_simple = wp.array(physics.model.body_simple, dtype=int)
-            self._compiled_body_invweight0 = wp.array(physics.model.body_invweight0, dtype=wp.vec2)
+            self._body_simple: wp.array = wp.array(physics.model.body_simple, dtype=int)
+            self._compiled_body_invweight0: wp.array = wp.array(physics.model.body_invweight0, dtype=wp.vec2)
             self._failed = wp.zeros(num_worlds, dtype=bool)
             self._reset_mask = wp.zeros(num_worlds, dtype=bool)
             is_acceleration_sensor = _acceleration_sensors(physics.model)
@@ -118,6 +118,7 @@ class WarpEngine:
         if name not in self._model_fields:
             raise unknown_field("name in Physics.model_fields", name, self._model_fields)
         check_model_value(name, value, self._model_fields[name].shape)
+        check_fixtures(self.model, name, value, self.default_model_field(name))
         self._model_fields[name].copy_(value)
         self._stale = True
 
