@@ -233,7 +233,7 @@ def test_without_a_terminal_every_interval_is_a_line(tmp_path):
 
 def test_on_a_terminal_there_is_one_bar_with_speed_return_and_time_left(tmp_path):
     screen = shown(tmp_path, is_terminal=True, interval_s=0)
-    last = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", screen).rstrip().splitlines()[-1]
+    last = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen).rstrip())[-1]
     assert "100 % update 5" in last and "steps/s  return_last 9.123  0:00 left" in last and len(last) <= 80
 
 
