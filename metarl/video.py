@@ -33,6 +33,7 @@ _GAP = 8
 _PADDING = 8
 _LINE = 18
 _BARS_HEIGHT = 44
+_MANY_ITEMS = 8
 _MAX_BAR_WIDTH = 72
 _TITLE_SIZE, _TEXT_SIZE, _NUMBER_SIZE = 15, 13, 11
 _log = logging.getLogger(__name__)
@@ -83,8 +84,10 @@ class Mosaic:
         self._frame_width, self._frame_height = frame_width, frame_height
         self._num_episodes = num_episodes
         self._low, self._high = min(0.0, return_range[0]), max(0.0, return_range[1])
-        lines = [wrap(items, frame_width - 2 * _PADDING, _TEXT_SIZE) for items in headings]
-        self._heading_height = _LINE * max(map(len, lines), default=0) + (_PADDING if any(lines) else 0)
+        is_long = any(len(items) > _MANY_ITEMS for items in headings)
+        text_size, line_height = (_NUMBER_SIZE, _LINE - 3) if is_long else (_TEXT_SIZE, _LINE)
+        lines = [wrap(items, frame_width - 2 * _PADDING, text_size) for items in headings]
+        self._heading_height = line_height * max(map(len, lines), default=0) + (_PADDING if any(lines) else 0)
         status_height = _LINE + _BARS_HEIGHT + _PADDING if num_episodes else 0
         self._panel_height = self._heading_height + frame_height + status_height
         self._top = _LINE + 2 * _PADDING if title else _GAP
@@ -100,7 +103,7 @@ class Mosaic:
             x, y = self._corner(index)
             pen.rectangle((x, y, x + frame_width - 1, y + self._panel_height - 1), _PANEL)
             for row, line in enumerate(panel_lines):
-                pen.text((x + _PADDING, y + 4 + row * _LINE), line, _TEXT, _font(_TEXT_SIZE))
+                pen.text((x + _PADDING, y + 4 + row * line_height), line, _TEXT, _font(text_size))
 
     def draw(self, panels: Sequence[PanelState]) -> np.ndarray:
         """Draw one instant of all panels; returns (height, width, 3) uint8."""
