@@ -5,6 +5,7 @@ Names are known without torch or MuJoCo being loaded, so that `metarl --help` an
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -43,7 +44,12 @@ def make_spec(name: str, **options: Any) -> EnvSpec:
     Raises:
         UnknownNameError: no such environment, or no such option.
     """
-    return _factory(name)(**options)
+    factory = _factory(name)
+    known = inspect.signature(factory).parameters
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of {name}", option, known)
+    return factory(**options)
 
 
 def make(
