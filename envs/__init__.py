@@ -11,6 +11,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from metarl.errors import UnknownNameError
+
 if TYPE_CHECKING:
     import torch
 
@@ -29,16 +31,32 @@ ENVIRONMENTS: dict[str, str] = {
 """Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec`."""
 
 
+_REGISTERED: dict[str, Callable[..., EnvSpec]] = {}
+
+
+def register(name: str, factory: Callable[..., EnvSpec]) -> None:
+    """Make an environment of your own known by name in this process.
+
+    A package makes its environments known to every process by the entry-point group `metarl.environments`.
+
+    Args:
+        name: how users type it; takes the place of an environment of the same name.
+        factory: returns an `EnvSpec`; its keyword arguments are the environment's options.
+    """
+    _REGISTERED[name] = factory
+
+
 def names() -> list[str]:
-    """The names of all environments, third-party ones included."""
-    return [*ENVIRONMENTS, *(e.name for e in entry_points(group="metarl.environments") if e.name not in ENVIRONMENTS)]
+    """The names of all environments, registered and third-party ones included."""
+    others = (entry.name for entry in entry_points(group="metarl.environments"))
+    return list(dict.fromkeys([*ENVIRONMENTS, *_REGISTERED, *others]))
 
 
 def make_spec(name: str, **options: Any) -> EnvSpec:
     """Make the specification of an environment.
 
     Args:
-        name: one of `names()`, or "module:function" of your own code.
+        name: one of `names()`.
         **options: keyword arguments of the environment's factory, such as `num_arms=10` for `bandit`.
 
     Raises:
@@ -62,12 +80,12 @@ def make(
 
 
 def _factory(name: str) -> Callable[..., EnvSpec]:
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if name in ENVIRONMENTS:
         module, function = ENVIRONMENTS[name].split(":")
         return getattr(import_module(module), function)
     for entry in entry_points(group="metarl.environments"):
         if entry.name == name:
             return entry.load()
-    from metarl.errors import UnknownNameError
-
     raise UnknownNameError("environment", name, names())
