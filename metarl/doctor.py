@@ -72,7 +72,7 @@ def report(runs_folder: str | Path = "runs") -> list[Check]:
     return checks
 
 
-def format_report(checks: list[Check]) -> Table:
+def as_table(checks: list[Check]) -> Table:
     """Lay the report out as a table for `rich.print`."""
     from rich.table import Table
     from rich.text import Text

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from metarl.doctor import OK, OPTIONAL, PROBLEM, Check, format_report, report
+from metarl.doctor import OK, OPTIONAL, PROBLEM, Check, as_table, report
 
 
 def find(checks: list[Check], item: str) -> Check:
@@ -51,6 +51,6 @@ def test_free_disk_is_that_of_the_nearest_folder_that_exists(tmp_path: Path) -> 
 def test_the_table_shows_every_line_and_brackets_as_they_are() -> None:
     checks = [Check("video encoder", OPTIONAL, "no [bold] codec", "pip install av"), Check("torch", OK, "2.13")]
     console = Console(file=StringIO(), width=120)
-    console.print(format_report(checks))
+    console.print(as_table(checks))
     text = console.file.getvalue()
     assert "no [bold] codec" in text and "pip install av" in text and "2.13" in text
