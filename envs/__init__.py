@@ -11,8 +11,6 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UnknownNameError
-
 if TYPE_CHECKING:
     import torch
 
@@ -62,6 +60,8 @@ def make_spec(name: str, **options: Any) -> EnvSpec:
     Raises:
         UnknownNameError: no such environment, or no such option.
     """
+    from metarl.errors import UnknownNameError  # metarl imports this module to register its names
+
     factory = _factory(name)
     known = inspect.signature(factory).parameters
     for option in options:
@@ -88,4 +88,6 @@ def _factory(name: str) -> Callable[..., EnvSpec]:
     for entry in entry_points(group="metarl.environments"):
         if entry.name == name:
             return entry.load()
+    from metarl.errors import UnknownNameError
+
     raise UnknownNameError("environment", name, names())
