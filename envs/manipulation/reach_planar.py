@@ -145,11 +145,12 @@ def _goal(task: Arrays) -> Tensor:
 
 
 def _reset(task: Arrays, noise: Noise) -> Start:
-    home = torch.tensor(_HOME_RAD, device=noise.uniform.device)
+    jitter = _HOME_NOISE_RAD * (2.0 * noise.uniform - 1.0)  # (N, 2)
     goal = _goal(task)
     height = torch.full_like(goal[:, :1], _GOAL_HEIGHT_M)
     writes = {
-        "qpos": home + _HOME_NOISE_RAD * (2.0 * noise.uniform - 1.0),  # (N, 2)
+        # Written out: a tensor made from numbers here would be a copy to the GPU that no graph can capture.
+        "qpos": torch.stack([_HOME_RAD[0] + jitter[:, 0], _HOME_RAD[1] + jitter[:, 1]], 1),  # (N, 2)
         "mocap_pos": torch.cat([goal, height], 1).unsqueeze(1),  # (N, 1, 3)
     }
     return Start(state={"held": torch.zeros_like(task["goal_angle"])}, writes=writes)
