@@ -26,6 +26,15 @@ from metarl.physics.fields import check_fixtures, check_model_fields
 if TYPE_CHECKING:
     from metarl.env import Physics
 
+# What every call computes from the state alone. Any other field is either old or, where threads share their
+# mjData between worlds, that of another world.
+_KINEMATIC_FIELDS = frozenset(
+    ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat")
+    + ("cam_xpos", "cam_xmat", "subtree_com", "cdof", "cinert", "cvel", "cdof_dot")
+    + ("ten_length", "ten_velocity", "actuator_length", "actuator_velocity")
+)
+_OTHER_STATE_FIELDS = ("time", "history", "qacc_warmstart", "eq_active", "userdata")
+
 _STAGE_NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
 _STAGE_VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
 
@@ -55,8 +64,10 @@ class BatchEngine:
         self.model = physics.model
         self.failed = torch.zeros(num_worlds, dtype=torch.bool)
         self._num_substeps = physics.num_substeps
-        # Persistent worlds make the kinematics after the last substep nearly free (stage=VEL in step).
-        self._batch = batch.Batch(physics.model, num_worlds, num_threads, persistent=True)
+        # One mjData per thread instead of one per world is quicker and smaller, where nothing read needs more.
+        self._is_persistent = not all(self._is_kinematic(name) for name in physics.data_fields)
+        self._stage = _STAGE_NONE  # until a field is asked for that has to be computed after a step
+        self._batch = batch.Batch(physics.model, num_worlds, num_threads, persistent=self._is_persistent)
         self._model_fields = {name: self._batch.expand(name) for name in physics.model_fields}
         self._state = {name: self._batch.bind(name) for name in STATE_FIELDS}
         self._data: dict[str, tuple[np.ndarray, Tensor]] = {}
@@ -66,14 +77,17 @@ class BatchEngine:
 
     def data(self, name: str) -> Tensor:
         if name not in self._data:
+            if not self._is_persistent and not self._is_kinematic(name) and name in batch.DATA_FIELDS:
+                raise EngineError(f"data field {name!r} must be named in Physics.data_fields to be available.")
             try:
                 source = self._batch.bind(name)
             except ValueError as error:
                 raise _no_data_field(name, error) from error
             self._data[name] = (source, torch.zeros(source.shape, dtype=torch.float32))
-            if source.flags.writeable:
+            if source.flags.writeable:  # a state field
                 self._refresh()
             else:
+                self._stage = _STAGE_VEL
                 self.forward()  # an output is zero until the next call after it was bound
         return self._data[name][1]
 
@@ -119,7 +133,13 @@ class BatchEngine:
         self._guarded(lambda: self._batch.forward(stage=_STAGE_VEL))
 
     def step(self) -> None:
-        self._guarded(lambda: self._batch.step(nstep=self._num_substeps, stage=_STAGE_VEL))
+        self._guarded(lambda: self._batch.step(nstep=self._num_substeps, stage=self._stage))
+
+    def _is_kinematic(self, name: str) -> bool:
+        """Whether a field follows from the state of a world without the forces of its last step."""
+        if name == "sensordata":
+            return not (self.model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC).any()
+        return name in _KINEMATIC_FIELDS or name in STATE_FIELDS or name in _OTHER_STATE_FIELDS
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Run a call of the batch, flag the worlds that it broke, park all failed worlds at the defaults."""
@@ -129,7 +149,8 @@ class BatchEngine:
             _log.warning("MuJoCo: %s", error)
             self.failed[torch.as_tensor(error.ids, dtype=torch.int64)] = True
         counts = self._batch.warning[:, :, 1]
-        broken = (counts != self._warning_counts).any(1) | ~np.isfinite(self._batch.state).all(1)
+        is_sound = (np.abs(self._batch.state) <= mujoco.mjMAXVAL).all(1)  # False for NaN too
+        broken = (counts != self._warning_counts).any(1) | ~is_sound
         self.failed |= torch.from_numpy(broken)
         if self.failed.any():
             self._park()

@@ -495,6 +495,38 @@ def test_the_cpu_engine_is_bit_identical_at_one_and_two_threads() -> None:
         assert torch.equal(ends[0][name], ends[1][name]), name
 
 
+def test_what_is_read_does_not_change_what_happens() -> None:
+    """The CPU engine shares memory between worlds, and skips kinematics, where the fields asked for allow it."""
+    kinematic = tuple(name for name in DATA_FIELDS if name != "sensordata")
+    ends = []
+    for data_fields in (("qpos", "qvel"), kinematic, DATA_FIELDS):
+        engine = make_engine("batch", NUM_WORLDS, make_physics(data_fields=data_fields))
+        set_parameters(engine, torch.linspace(0.5, 2, 6))
+        for name in data_fields:
+            engine.data(name)
+        start_moving(engine)
+        put(engine, "qvel", 0, NAN, world=4)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(10):
+            engine.write("ctrl", torch.rand(NUM_WORLDS, 2, generator=generator) * 2 - 1)
+            engine.step()
+        ends.append(engine)
+    for engine in ends[:2]:
+        for name in ("qpos", "qvel", "xpos", "site_xmat"):
+            assert torch.equal(engine.data(name), ends[2].data(name)), name
+        assert engine.failed.tolist() == ends[2].failed.tolist() == [False] * 4 + [True, False]
+
+
+def test_a_field_that_needs_the_forces_of_a_step_must_be_named_beforehand() -> None:
+    engine = make_engine("batch", 2, make_physics(data_fields=("qpos",)))
+    with pytest.raises(EngineError, match=r"'actuator_force' must be named in Physics.data_fields"):
+        engine.data("actuator_force")
+    engine = make_engine("batch", 2, make_physics(data_fields=("qpos", "actuator_force")))
+    engine.write("ctrl", torch.tensor([[1.0, 0.0], [0.5, 0.0]]))
+    engine.step()
+    assert engine.data("actuator_force")[:, 0].tolist() == [10.0, 5.0]
+
+
 def test_mujocos_warnings_are_logged_and_not_written_to_the_current_folder(
     tmp_path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
