@@ -243,13 +243,14 @@ def test_worlds_restart_one_by_one_with_their_own_time_limit():
     assert not truncated[:2].any() and not terminated[2].any()
 
 
-def test_restarting_a_world_on_a_new_task_leaves_the_others_alone_to_the_last_bit():
+@pytest.mark.parametrize("engine", ["batch", pytest.param("warp", marks=pytest.mark.slow)])
+def test_restarting_a_world_on_a_new_task_leaves_the_others_alone_to_the_last_bit(engine):
     spec = falling(horizon=20)
     tasks = spec.tasks.split("test", 3)
     actions = torch.rand(12, 3, 1, generator=torch.Generator().manual_seed(0)) - 0.5
 
     def run(restarts):
-        env = BatchedEnv(spec, 3)
+        env = BatchedEnv(spec, 3, engine=engine)
         env.set_tasks(tasks)
         observations = [env.reset()]
         for t, action in enumerate(actions):
