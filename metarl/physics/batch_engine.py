@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 # What every call computes from the state alone. Any other field is either old or, where threads share their
 # mjData between worlds, that of another world.
-_KINEMATIC_FIELDS = frozenset(
-    ("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos", "site_xmat")
-    + ("cam_xpos", "cam_xmat", "subtree_com", "cdof", "cinert", "cvel", "cdof_dot")
-    + ("ten_length", "ten_velocity", "actuator_length", "actuator_velocity")
+_KINEMATIC_FIELDS = (
+    *("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos"),
+    *("site_xmat", "cam_xpos", "cam_xmat", "subtree_com", "cdof", "cinert", "cvel", "cdof_dot", "ten_length"),
+    *("ten_velocity", "actuator_length", "actuator_velocity"),
 )
 _OTHER_STATE_FIELDS = ("time", "history", "qacc_warmstart", "eq_active", "userdata")
 
