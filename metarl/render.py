@@ -229,7 +229,9 @@ def _first_that_works(candidates: tuple[str, ...], opengl_platform: str) -> str:
     for backend in candidates:
         # PyOpenGL binds to one platform per process, for good.
         if backend in _LIBRARIES and opengl_platform.lower() not in ("", backend):
-            tried.append(f"{backend} (this process is bound to PYOPENGL_PLATFORM={opengl_platform})")
+            tried.append(
+                f"{backend} (this process is bound to {opengl_platform}: unset MUJOCO_GL and PYOPENGL_PLATFORM)"
+            )
             continue
         result = probe(backend)
         if not result.works:
