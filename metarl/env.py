@@ -281,19 +281,20 @@ class BatchedEnv:
             raise SpecError(f"{self.spec.name}: the episode is over after {self.spec.horizon} steps, call reset.")
         action = self._checked(action)
         valid = self._running
-        failed = torch.zeros_like(valid)
         if self.engine is not None and self.spec.control is not None:
             for name, value in self.spec.control(self._task, self._data, self._state, action).items():
                 self.engine.write(name, value)
             self.engine.step()
-            failed = self.engine.failed & valid
         noise = self._draw(self.spec.step_noise)
         outcome = self.spec.step(self._task, self._data, self._state, action, noise)
         self._state = outcome.state
         obs = self.spec.observe(self._task, self._data, self._state)
+        sound = torch.isfinite(outcome.reward) & torch.isfinite(obs).all(-1)
         if self.engine is not None:
-            # A diverged world keeps its last sound observation and earns nothing more.
-            obs = torch.where(self.engine.failed.unsqueeze(-1), self._obs, obs)
+            sound &= ~self.engine.failed
+        # A world that diverged keeps its last sound observation and earns nothing more.
+        obs = torch.where(sound.unsqueeze(-1), obs, self._obs)
+        failed = valid & ~sound
         self._obs = obs
         self._step_count += 1
         self._age = self._age + 1

@@ -202,7 +202,7 @@ def _returns(rollout: Rollout, has_success: bool) -> dict[str, float]:
 
 def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
     old, new = saved.to_json(), asked.to_json()
-    old, new = ({**c, **c.pop("settings")} for c in (old, new))
+    old, new = ({**c.pop("settings"), **c} for c in (old, new))
     for name in old:
         if old[name] != new.get(name):
             raise ConfigError(

@@ -64,7 +64,7 @@ class Step:
             simulation of this world failed. True once per episode.
         truncated: (N,) bool, the time limit was reached in this step and the episode had not ended.
         success: (N,) bool, the task's success criterion holds; all False where it has none.
-        failed: (N,) bool, the simulation of this world diverged in this step.
+        failed: (N,) bool, this world diverged in this step: the simulation, its observation or its reward.
         valid: (N,) bool, the episode was still running when the action was taken.
     """
 

@@ -28,9 +28,7 @@ def hidden_lever(horizon: int = 4, num_levers: int = 3) -> EnvSpec:
         return Outcome({"time": state["time"] + 1}, reward, never, reward > 0)
 
     lever = Parameter("lever", "1", Choice(tuple(float(i) for i in range(num_levers))))
-    return EnvSpec(
-        "hidden-lever", TaskDistribution((lever,)), 1, Discrete(num_levers), horizon, reset, observe, step
-    )
+    return EnvSpec("hidden-lever", TaskDistribution((lever,)), 1, Discrete(num_levers), horizon, reset, observe, step)
 
 
 def hidden_target(horizon: int = 5) -> EnvSpec:

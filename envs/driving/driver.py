@@ -31,7 +31,7 @@ NOMINAL = {
     "power": 1.0,
 }
 """The middle of each train range that the driver uses."""
-MASS_KG, TYRE_STIFFNESS, PEAK_FORCE_N, DRAG = 3.7, 60.0, 20.0, 1.4
+MASS_KG, TYRE_STIFFNESS, PEAK_FORCE_N, DRAG, BRAKE = 3.7, 60.0, 20.0, 1.4, 8.0
 SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
 AHEAD_M = roads.SPACING_M * track.LOOK_AHEAD_STRIDE
@@ -81,7 +81,7 @@ def drive(task: Arrays, obs: Tensor, grip_share: float) -> Tensor:
     pursuit = _pursuit_curvature(curvature, lateral, heading_error, speed, dead_time)
     lateral_acceleration = grip_share * task["grip"] * track.GRAVITY
     target = _target_speed(curvature, speed, lateral_acceleration, task)
-    return torch.stack([_steering(pursuit, speed, task), _throttle(target, speed, task)], 1).clamp(-1.0, 1.0)
+    return torch.stack([_steering(pursuit, speed, task), _pedal(target, speed, task)], 1).clamp(-1.0, 1.0)
 
 
 def _pursuit_curvature(
@@ -117,14 +117,15 @@ def _steering(pursuit: Tensor, speed: Tensor, task: Arrays) -> Tensor:
 def _target_speed(curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor, task: Arrays) -> Tensor:
     """Largest speed from which every corner ahead can still be reached at its own speed: v^2 = v_c^2 + 2 a d."""
     corner = lateral_acceleration.unsqueeze(1) / curvature.abs().clamp(min=0.05)  # (N, 8) speed squared
-    force = torch.minimum(task["power"] * PEAK_FORCE_N, lateral_acceleration * task["mass"] * MASS_KG / 2)
-    braking = 0.7 * force / (task["mass"] * MASS_KG)
+    strongest_brake = BRAKE * speed.clamp(min=1.0) / (task["mass"] * MASS_KG)
+    braking = 0.4 * torch.minimum(lateral_acceleration, strongest_brake)
     ahead = torch.arange(track.NUM_LOOK_AHEADS, device=speed.device) * AHEAD_M
     distance = (ahead - (task["motor_lag"] * speed).unsqueeze(1)).clamp(min=0.0)
     return (corner + 2.0 * braking.unsqueeze(1) * distance).amin(1).sqrt()
 
 
-def _throttle(target: Tensor, speed: Tensor, task: Arrays) -> Tensor:
-    """Proportional speed control over the force balance of the drive."""
-    force = 4.0 * task["mass"] * MASS_KG * (target - speed) + DRAG * target
-    return force / (task["power"] * PEAK_FORCE_N)
+def _pedal(target: Tensor, speed: Tensor, task: Arrays) -> Tensor:
+    """Proportional speed control: the drive force beyond the drag, or the brake for what the drag leaves over."""
+    force = 4.0 * task["mass"] * MASS_KG * (target - speed) + DRAG * speed
+    brake = force / (BRAKE * speed.clamp(min=0.5))
+    return torch.where(force > 0, force / (task["power"] * PEAK_FORCE_N), brake)

@@ -5,7 +5,7 @@ in how the car answers. The road is visible as far as 4.6 m ahead.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name                  unit  train       hole         shell               what it changes
-    grip                  1     .4 .. 1.1   .68 .. .82   .15-.4, 1.1-1.5     tyre and drive force <= grip * load
+    grip                  1     .4 .. 1.1   .68 .. .82   .15-.4, 1.1-1.5     tyre, drive, brake force <= grip * load
     tyre_stiffness_front  1     .6 .. 1.6 L              .4-.6, 1.6-2.2      scale of 60 N/(m/s) lateral
     tyre_stiffness_rear   1     .6 .. 1.6 L              .4-.6, 1.6-2.2      scale of 60 N/(m/s) lateral
     mass                  1     .7 .. 1.5                1.5-2               scale of 3.7 kg, inertia with it
@@ -26,8 +26,8 @@ sees commands at whole substeps, so delays act rounded up to 10 ms; the edges of
 
 Actions (N, 2) in [-1, 1]
     0  steering       servo target, times 0.42 rad; positive turns left
-    1  drive          positive: share of the peak drive force, which falls by 1.4 N per m/s; negative: the same
-                      force as a brake that fades below 0.5 m/s, so the car never reverses. Rear axle only.
+    1  drive          positive: share of the peak drive force, at the rear axle, less 1.4 N per m/s of drag;
+                      negative: brake, at all wheels, 8 N per m/s at -1, so it stops the car and never reverses it
 
 Observations (N, 17), independent of where the road lies, clipped to [-5, 5]
     0      steering servo angle          / 0.42 rad
@@ -71,7 +71,7 @@ from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
 MODEL_FILE = Path(__file__).parent / "mjcf" / "car_st.xml"
-STEER, DRIVE, TYRE_FRONT, TYRE_REAR = range(4)
+STEER, DRIVE, BRAKE, TYRE_FRONT, TYRE_REAR = range(5)
 """Actuators of the model."""
 CHASSIS, FRONT_AXLE = 1, 2
 """Bodies of the model."""
@@ -184,7 +184,8 @@ def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
     front_share = 0.5 + moment * GRAVITY / weight / (2 * AXLE_M)
     front_limit = task["grip"] * weight * front_share
     rear_limit = task["grip"] * weight * (1 - front_share)
-    for actuator, limit in [(DRIVE, rear_limit), (TYRE_FRONT, front_limit), (TYRE_REAR, rear_limit)]:
+    limits = {DRIVE: rear_limit, BRAKE: front_limit + rear_limit, TYRE_FRONT: front_limit, TYRE_REAR: rear_limit}
+    for actuator, limit in limits.items():
         field["actuator_forcerange"][:, actuator] = torch.stack([-limit, limit], 1)
     field["actuator_biasprm"][:, TYRE_FRONT, 2] *= task["tyre_stiffness_front"]
     field["actuator_biasprm"][:, TYRE_REAR, 2] *= task["tyre_stiffness_rear"]
@@ -215,11 +216,10 @@ def reset(task: Arrays, noise: Noise) -> Start:
 
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
-    """Steering target and drive; the brake fades towards standstill."""
-    strongest_brake = (data["sensordata"][:, 2] * -2.0).clamp(-1.0, 0.0)
-    drive = action[:, 1].masked_fill(state["off_road"], -1.0).maximum(strongest_brake)
-    tyre = torch.zeros_like(drive)
-    return {"ctrl": torch.stack([action[:, 0] * MAX_STEER_RAD, drive, tyre, tyre], 1)}
+    """Steering target, drive and brake; off the road the brake."""
+    pedal = action[:, 1].masked_fill(state["off_road"], -1.0)
+    drive, brake, tyre = pedal.clamp(min=0.0), -pedal.clamp(max=0.0), torch.zeros_like(pedal)
+    return {"ctrl": torch.stack([action[:, 0] * MAX_STEER_RAD, drive, brake, tyre, tyre], 1)}
 
 
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:

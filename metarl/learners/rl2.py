@@ -151,7 +151,7 @@ class RL2:
 
         Returns:
             Metrics. `skipped_minibatches` counts those whose loss or gradient was not finite: they leave
-            weights and optimiser as they were.
+            weights and optimiser as they were, and the statistics of normalisation too.
         """
         config = self.config
         if config.anneal_learning_rate:
@@ -188,7 +188,8 @@ class RL2:
             parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
             for name, value in zip(totals, parts, strict=True):
                 totals[name] += float(value.detach())
-        self._update_normalizers(rollout)
+        if not skipped:
+            self._update_normalizers(rollout)
         metrics = {name: value / max(num_updates, 1) for name, value in totals.items()}
         return metrics | {
             "learning_rate": self.optimizer.param_groups[0]["lr"],
@@ -235,6 +236,7 @@ class RL2:
 
     def _update_normalizers(self, rollout: Rollout) -> None:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
+        self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
         self.network.reward_scaler.update(discounted_returns(rollout.reward, self.config.discount))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)

@@ -56,7 +56,8 @@ class ActorCritic(nn.Module):
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
         self.task_normalizer = RunningNormalizer(task_dim) if sees_task else None
-        self.reward_scaler = RewardScaler()
+        self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
+        self.reward_scaler = RewardScaler()  # what the critic predicts
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
         self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
         if memory:
@@ -96,8 +97,8 @@ class ActorCritic(nn.Module):
     def _encode(self, inputs: PolicyInput) -> Tensor:
         parts = [self.obs_normalizer(inputs.obs)]
         if self.memory:
-            reward = self.reward_scaler(inputs.prev_reward).clamp(-10.0, 10.0)
-            parts += [inputs.prev_action, reward.unsqueeze(-1), inputs.prev_done.unsqueeze(-1)]
+            reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
+            parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
         if self.task_normalizer is not None:
             parts.append(self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1))
         return self.encoder(torch.cat(parts, -1))
