@@ -1,0 +1,489 @@
+"""The road tables, the car's physics, the reward and the looks of `track`."""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+
+import mujoco
+import pytest
+import torch
+from torch import Tensor
+
+from envs.driving import roads, track
+from envs.driving.driver import PurePursuit
+from metarl.env import BatchedEnv, Noise
+from metarl.rollout import collect
+from metarl.types import PolicyInput, Rollout
+
+SPEC = track.make_spec()
+NAMES = [parameter.name for parameter in track.PARAMETERS]
+NOMINAL = {"grip": 0.9, "wind_speed": 0.0, "steer_offset": 0.0, "com_shift": 0.0, "steer_delay": 0.0}
+NOMINAL |= dict.fromkeys(("tyre_stiffness_front", "tyre_stiffness_rear", "mass", "yaw_inertia", "power"), 1.0)
+NOMINAL |= {"motor_lag": 0.05, "wind_direction": 0.0, "width": 1.2, "max_curvature": 0.9, "direction": 1.0}
+VISIBLE = {"max_curvature", "width", "direction", "shape"}
+
+
+def tasks_with(num: int = 1, **values: float | list[float]) -> Tensor:
+    """Nominal tasks on one road, with some parameters changed."""
+    columns = []
+    for parameter in track.PARAMETERS:
+        if parameter.name == "shape":
+            columns.append(torch.linspace(-1.0, 1.0, roads.SHAPE_SIZE).repeat(num, 1))
+        else:
+            value = torch.as_tensor(values.get(parameter.name, NOMINAL[parameter.name]))
+            columns.append(value.expand(num).reshape(num, 1))
+    return torch.cat(columns, 1)
+
+
+def make_env(tasks: Tensor, num_threads: int = 1, engine: str = "auto") -> BatchedEnv:
+    env = BatchedEnv(SPEC, len(tasks), num_threads=num_threads, engine=engine)
+    env.set_tasks(tasks)
+    env.reset()
+    return env
+
+
+def run(env: BatchedEnv, action: Tensor, num_steps: int) -> Tensor:
+    """Observations under an action that swings with time, (num_steps, N, O)."""
+    action = action.expand(env.num_worlds, -1)
+    return torch.stack([env.step(action * math.cos(0.4 * t)).obs for t in range(num_steps)])
+
+
+@functools.cache
+def many_roads(num_tasks: int = 256) -> tuple[dict[str, Tensor], Tensor]:
+    """Tasks of all splits with their centrelines."""
+    task = SPEC.tasks.unpack(torch.cat([SPEC.tasks.split(name, num_tasks) for name in SPEC.tasks.splits()]))
+    return task, track.derive(task)["road"].double()
+
+
+def circle(num: int = 1, turns: float = 1.0) -> Tensor:
+    """The table of a circle around the origin, left-handed for `turns` = 1, right-handed for -1."""
+    phi = torch.arange(roads.NUM_POINTS) * (2 * math.pi / roads.NUM_POINTS)
+    radius = roads.LENGTH_M / (2 * math.pi)
+    columns = [radius * phi.cos(), turns * radius * phi.sin(), turns * (phi + math.pi / 2)]
+    columns.append(torch.full_like(phi, turns / radius))
+    return torch.stack(columns, 1).repeat(num, 1, 1)
+
+
+def on_circle(distance: float, lateral: float, turns: float) -> tuple[float, float]:
+    """Position at an arc length along the circle and a distance to the left of it."""
+    radius = roads.LENGTH_M / (2 * math.pi)
+    phi, r = distance / radius, radius - turns * lateral
+    return r * math.cos(phi), turns * r * math.sin(phi)
+
+
+# Roads
+
+
+def test_centrelines_close_within_a_millimetre():
+    task, road = many_roads()
+    x, y, heading, curvature = road[:, -1].unbind(1)
+    middle = heading + curvature * roads.SPACING_M / 2
+    gap = torch.hypot(
+        x + roads.SPACING_M * middle.cos() - road[:, 0, 0], y + roads.SPACING_M * middle.sin() - road[:, 0, 1]
+    )
+    assert gap.max() < 1e-3
+    turned = heading + curvature * roads.SPACING_M - road[:, 0, 2]
+    torch.testing.assert_close(turned, 2 * math.pi * task["direction"].double(), atol=5e-3, rtol=0)
+
+
+def test_centreline_points_are_uniform_in_arc_length():
+    _, road = many_roads()
+    step = road.roll(-1, 1)[..., :2] - road[..., :2]
+    chord = step.norm(dim=2)
+    arc = chord * (1 + (road[..., 3] * chord) ** 2 / 24)
+    assert (arc - roads.SPACING_M).abs().max() < 2e-4
+
+
+def test_heading_and_curvature_are_the_derivatives_of_the_centreline():
+    _, road = many_roads()
+    inner = road[:, 1:-1]
+    along = (road[:, 2:, :2] - road[:, :-2, :2]) / (2 * roads.SPACING_M)
+    tangent = torch.stack([inner[..., 2].cos(), inner[..., 2].sin()], 2)
+    assert (along - tangent).norm(dim=2).max() < 5e-3
+    bend = (road[:, 2:, 2] - road[:, :-2, 2]) / (2 * roads.SPACING_M)
+    assert (bend - inner[..., 3]).abs().max() < 0.03
+
+
+def test_the_sharpest_corner_has_the_curvature_of_the_task():
+    task, road = many_roads()
+    ratio = road[..., 3].abs().amax(1) / task["max_curvature"]
+    assert ratio.max() < 1.03
+    assert (ratio > 0.97).double().mean() > 0.99
+
+
+def test_roads_never_touch_themselves():
+    task, road = many_roads(64)
+    points = road[:, ::8, :2]
+    index = torch.arange(points.shape[1])
+    apart = (index - index.unsqueeze(1)).abs()
+    apart = torch.minimum(apart, len(index) - apart) * 8 * roads.SPACING_M
+    distance = torch.cdist(points, points).masked_fill(apart < 4.0, 99.0)
+    assert (distance.amin((1, 2)) > task["width"]).all()
+
+
+def test_direction_mirrors_the_road():
+    one, other = (track.derive(SPEC.tasks.unpack(tasks_with(direction=d)))["road"] for d in (1.0, -1.0))
+    assert torch.equal(one * torch.tensor([1.0, -1.0, -1.0, -1.0]), other)
+
+
+@pytest.mark.parametrize("turns", [1.0, -1.0])
+def test_foot_on_a_circle_is_found_exactly(turns: float):
+    wanted = [(0.0, 0.0), (3.123, 0.4), (14.5, -0.65), (31.0, 0.2), (59.99, -0.3)]
+    position = torch.tensor([on_circle(d, e, turns) for d, e in wanted])
+    distance, lateral = torch.tensor(wanted).unbind(1)
+    guess = distance + torch.tensor([0.05, -0.05, 0.04, -0.02, 0.0])
+    foot = roads.locate(circle(len(wanted), turns), position, guess)
+    torch.testing.assert_close(foot.distance, distance, atol=1e-4, rtol=0)
+    torch.testing.assert_close(foot.lateral, lateral, atol=1e-4, rtol=0)
+    radius = roads.LENGTH_M / (2 * math.pi)
+    heading = turns * (distance % roads.LENGTH_M / radius + math.pi / 2)
+    turn = 2 * math.pi
+    assert torch.remainder(foot.heading - heading + 1.0, turn).sub(1.0).abs().max() < 1e-4
+
+
+def test_foot_stays_the_nearest_point_of_the_road_while_driving():
+    tasks = SPEC.tasks.split("test", 16)
+    env, pilot = make_env(tasks), PurePursuit()
+    obs = env.reset()
+    zero = torch.zeros(16)
+    for _ in range(120):
+        step = env.step(pilot.act(PolicyInput(obs, zero, zero, zero, tasks), None, None).action)
+        obs = step.obs
+    assert step.valid.all()
+    road, position = env._task["road"], env._data["qpos"][:, :2]
+    nearest = (road[..., :2] - position.unsqueeze(1)).norm(dim=2).min(1)
+    lap = torch.remainder(env._state["distance"] - nearest.indices * roads.SPACING_M + 1.0, roads.LENGTH_M) - 1.0
+    assert lap.abs().max() < 0.6 * roads.SPACING_M / 0.3  # half a spacing, widened on the inside of corners
+    assert (env._state["pose"][:, 0].abs() <= nearest.values + 1e-3).all()
+    assert env._state["distance"].min() > 8.0
+
+
+# The car
+
+
+def test_actuators_and_bodies_have_the_ids_that_the_functions_use():
+    model = SPEC.physics.model
+    names = [model.actuator(i).name for i in range(model.nu)]
+    assert names == ["steer", "drive", "brake", "tyre_front", "tyre_rear"]
+    assert list(range(model.nu)) == [track.STEER, track.DRIVE, track.BRAKE, track.TYRE_FRONT, track.TYRE_REAR]
+    assert [model.body(i).name for i in (track.CHASSIS, track.FRONT_AXLE)] == ["car", "front"]
+    assert [model.sensor(i).name for i in range(3)] == ["steer_angle", "yaw_rate", "velocity"]
+    assert SPEC.physics.control_dt_s == pytest.approx(track.CONTROL_DT_S)
+    assert model.site("front").pos[0] + model.body("front").pos[0] == track.AXLE_M == -model.site("rear").pos[0]
+
+
+def test_grip_times_load_limits_the_forces():
+    fields = track.configure(
+        SPEC.tasks.unpack(tasks_with(2, grip=[0.5, 1.0], mass=[1.0, 1.5], com_shift=[0.0, 0.03])),
+        {name: make_env(tasks_with()).engine.default_model_field(name) for name in SPEC.physics.model_fields},
+    )
+    limit = fields["actuator_forcerange"][:, :, 1]
+    weight = torch.tensor([3.7, 3.7 * 1.5]) * 9.81
+    torch.testing.assert_close(
+        limit[:, track.TYRE_FRONT] + limit[:, track.TYRE_REAR], torch.tensor([0.5, 1.0]) * weight
+    )
+    # Moments about the rear axle: chassis at 0.165 m + shift, front axle (0.2 kg) at 0.33 m.
+    front = torch.tensor([0.5 * (3.5 * 0.165 + 0.2 * 0.33), 1.5 * (3.5 * 0.195 + 0.2 * 0.33)]) / 0.33 * 9.81
+    torch.testing.assert_close(limit[:, track.TYRE_FRONT], front)
+    assert torch.equal(limit[:, track.DRIVE], limit[:, track.TYRE_REAR])
+
+
+def test_lateral_acceleration_saturates_at_the_grip():
+    grip = [0.15, 0.3, 0.6, 1.0, 1.5]
+    env = make_env(tasks_with(5, grip=grip, power=2.0))
+    engine = env.engine
+    engine.reset()
+    engine.write("qvel", torch.tensor([[4.0, 0.0, 0.0, 0.0]]).repeat(5, 1))
+    qvel, sensors, zero = engine.data("qvel"), engine.data("sensordata"), torch.zeros(5)
+    for _ in range(100):
+        throttle = (4 * (4.1 - sensors[:, 2])).clamp(0, 1)
+        engine.write("ctrl", torch.stack([zero + 0.25, throttle, zero, zero, zero], 1))
+        engine.step()
+    acceleration = qvel[:, 2] * qvel[:, :2].norm(dim=1)
+    assert (acceleration < torch.tensor(grip) * 9.81).all()
+    # The same car with a steering servo of its own and no drag, at 4 m/s and 0.25 rad.
+    torch.testing.assert_close(acceleration, torch.tensor([1.35, 2.72, 5.35, 8.93, 11.93]), rtol=0.08, atol=0)
+    assert qvel[4, 2] == pytest.approx(4.0 / 0.33 * math.tan(0.25), rel=0.08)  # gripping: kinematic yaw rate
+
+
+@pytest.mark.parametrize(("delay", "silent_steps"), [(0.02, 0), (0.04, 1), (0.08, 2), (0.09, 2), (0.12, 3)])
+def test_steering_answers_after_its_delay(delay: float, silent_steps: int):
+    def servo_angles(delay: float) -> Tensor:
+        env = make_env(tasks_with(steer_delay=delay))
+        return torch.stack([env.step(torch.tensor([[1.0, 0.0]])).obs[0, 0] for _ in range(8)])
+
+    answer, undelayed = servo_angles(delay), servo_angles(0.0)
+    assert (answer[:silent_steps].abs() < 1e-3).all()
+    assert answer[silent_steps] > 0.05
+    if delay == silent_steps * track.CONTROL_DT_S:
+        torch.testing.assert_close(answer[silent_steps:], undelayed[: 8 - silent_steps], atol=0.02, rtol=0)
+    else:
+        assert answer[silent_steps] < 0.8 * undelayed[0]
+
+
+def test_drive_force_follows_a_first_order_lag():
+    env = make_env(tasks_with(2, motor_lag=[0.05, 0.2]))
+    act = env.engine.data("act")
+    env.step(torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+    # Four Euler steps of 10 ms: 1 - (1 - h / tau)^4.
+    torch.testing.assert_close(act[:, 0], torch.tensor([1 - 0.8**4, 1 - 0.95**4]), atol=1e-5, rtol=0)
+
+
+def test_brake_stops_the_car_and_does_not_reverse_it():
+    env = make_env(tasks_with())
+    speed = [1.0, *(5.0 * env.step(torch.tensor([[0.0, -1.0]])).obs[0, 2].item() for _ in range(75))]
+    # 9.4 N per m/s of brake and drag on 3.7 kg.
+    assert speed[5] / speed[0] == pytest.approx(math.exp(-9.4 / 3.7 * 0.2), rel=0.05)
+    assert min(speed) > -1e-3 and speed[-1] < 0.01
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_parameter_changes_what_happens(name: str):
+    tasks = tasks_with(2)
+    parameter = track.PARAMETERS[NAMES.index(name)]
+    column = sum(p.size for p in track.PARAMETERS[: NAMES.index(name)])
+    ends = {"shape": (-0.5, 0.9), "direction": (-1.0, 1.0), "wind_direction": (0.0, 2.0), "grip": (0.4, 0.6)}
+    if name not in ends:
+        ends[name] = (parameter.distribution.low, parameter.distribution.high)
+    tasks[:, column] = torch.tensor(ends[name])
+    if name == "wind_direction":
+        tasks[:, NAMES.index("wind_speed")] = 6.0
+    obs = run(make_env(tasks), torch.tensor([0.6, 0.9]), 40)
+    assert (obs[:, 0] - obs[:, 1]).abs().max() > 0.01
+
+
+def test_wind_pushes_the_car_downwind():
+    env = make_env(tasks_with(2, wind_speed=[0.0, 10.0], wind_direction=math.pi / 2))
+    engine = env.engine
+    engine.reset()
+    for _ in range(25):
+        engine.step()
+    qvel = engine.data("qvel")
+    assert qvel[0].abs().max() < 1e-6
+    assert qvel[1, 1] > 0.02
+
+
+# Observation
+
+
+def test_first_observation_hides_the_vehicle():
+    low, high = tasks_with(), tasks_with()
+    for index, parameter in enumerate(track.PARAMETERS):
+        if parameter.name not in VISIBLE:
+            low[0, index], high[0, index] = parameter.distribution.low, parameter.distribution.high
+    env = BatchedEnv(SPEC, 2, num_threads=1)
+    env.set_tasks(torch.cat([low, high]))
+    first = SPEC.reset(env._task, Noise(torch.full((2, 2), 0.7), torch.zeros(2, 0)))
+    for name, value in first.writes.items():
+        env.engine.write(name, value)
+    env.engine.forward()
+    obs = SPEC.observe(env._task, env._data, first.state)
+    torch.testing.assert_close(obs[0], obs[1], atol=1e-6, rtol=0)
+
+
+def test_first_observation_is_what_the_spec_sheet_says():
+    env = make_env(tasks_with(2, width=[1.0, 1.4]))
+    start = SPEC.reset(env._task, Noise(torch.tensor([[1.0, 0.5], [0.0, 1.0]]), torch.zeros(2, 0)))
+    env.engine.reset()
+    for name, value in start.writes.items():
+        env.engine.write(name, value)
+    env.engine.forward()
+    obs = SPEC.observe(env._task, env._data, start.state)
+    expected = torch.zeros(2, 9)
+    expected[:, 2] = 0.2  # 1 m/s
+    expected[:, 6] = torch.tensor([0.1 / 0.5, -0.1 / 0.7])
+    expected[:, 7] = torch.tensor([0.0, 0.05 / 0.5])
+    torch.testing.assert_close(obs[:, :8], expected[:, :8], atol=1e-6, rtol=0)
+    ahead = torch.arange(8) * track.LOOK_AHEAD_STRIDE
+    assert torch.equal(obs[:, 8:16], env._task["road"][:, ahead, 3])
+    assert torch.equal(obs[:, 16], torch.tensor([1.0, 1.4]))
+
+
+def test_nothing_depends_on_where_the_road_lies():
+    env = make_env(tasks_with())
+    env.step(torch.tensor([[0.3, 0.8]]))
+    angle, shift = 0.9, torch.tensor([3.0, -5.0])
+    rotation = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+
+    def moved(table: Tensor) -> Tensor:
+        turned = table.clone()
+        turned[..., :2] = table[..., :2] @ rotation.T + shift
+        turned[..., 2] += angle
+        return turned
+
+    task, data = dict(env._task), dict(env._data)
+    action, noise = torch.tensor([[0.1, 0.5]]), Noise(torch.zeros(1, 0), torch.zeros(1, 0))
+    here = SPEC.step(task, data, env._state, action, noise)
+    task["road"], data["qpos"] = moved(task["road"]), moved(data["qpos"])
+    there = SPEC.step(task, data, env._state, action, noise)
+    torch.testing.assert_close(here.reward, there.reward, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        SPEC.observe(env._task, env._data, here.state), SPEC.observe(task, data, there.state), atol=1e-4, rtol=0
+    )
+
+
+# Reward and end
+
+
+def circle_step(distance: float, lateral: float, yaw_error: float, action: list[float], velocity: list[float]):
+    """One `step` on a left-handed circle, from the start line to `distance`."""
+    position = on_circle(distance, lateral, 1.0)
+    yaw = distance * 2 * math.pi / roads.LENGTH_M + math.pi / 2 + yaw_error
+    task = {"road": circle(), "pose_limit": torch.tensor([[0.6, math.pi / 2]])}
+    data = {
+        "qpos": torch.tensor([[*position, yaw, 0.0]]),
+        "sensordata": torch.tensor([[0.0, velocity[2], velocity[0], velocity[1], 0.0]]),
+    }
+    state = {
+        "distance": torch.zeros(1),
+        "advance": torch.full((1,), distance),
+        "pose": torch.zeros(1, 2),
+        "prev_action": torch.zeros(1, 2),
+        "off_road": torch.zeros(1, dtype=torch.bool),
+    }
+    return SPEC.step(task, data, state, torch.tensor([action]), Noise(torch.zeros(1, 0), torch.zeros(1, 0)))
+
+
+def test_reward_is_progress_at_five_metres_per_second():
+    outcome = circle_step(0.2, 0.3, 0.0, [0.0, 0.0], [5.0, 0.0, 0.0])
+    assert outcome.reward.item() == pytest.approx(1.0, abs=1e-3)
+    assert not outcome.terminated and not outcome.success
+
+
+def test_reward_subtracts_jerk_and_rear_slip():
+    # jerk = (1 + 1) / 8; rear slip = 0.5 - 0.165 * 1 = 0.335 m/s
+    outcome = circle_step(0.1, 0.0, 0.0, [1.0, -1.0], [2.5, 0.5, 1.0])
+    assert outcome.reward.item() == pytest.approx(0.5 - 0.05 * (0.25 + 0.335**2), abs=1e-3)
+
+
+def test_going_backwards_costs_what_going_forwards_earns():
+    assert circle_step(-0.1, 0.0, 0.0, [0.0, 0.0], [-2.5, 0.0, 0.0]).reward.item() == pytest.approx(-0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("lateral", "yaw_error", "ends"), [(0.59, 0.0, 0), (0.61, 0.0, 1), (-0.61, 0.0, 1)])
+@pytest.mark.parametrize(("extra_yaw", "spins"), [(0.0, 0), (1.55, 0), (1.6, 1), (-1.6, 1), (math.pi, 1)])
+def test_leaving_the_road_or_turning_round_ends_the_episode_at_minus_one(lateral, yaw_error, ends, extra_yaw, spins):
+    outcome = circle_step(0.1, lateral, yaw_error + extra_yaw, [0.0, 0.0], [2.5, 0.0, 0.0])
+    assert outcome.terminated.item() == bool(ends or spins)
+    assert (outcome.reward.item() == -1.0) == bool(ends or spins)
+
+
+def test_off_the_road_the_car_brakes_and_earns_nothing_more():
+    env = make_env(tasks_with())
+    steps = [env.step(torch.tensor([[1.0, 1.0]])) for _ in range(150)]
+    assert sum(int(step.terminated) for step in steps) == 1
+    end = next(i for i, step in enumerate(steps) if step.terminated)
+    assert steps[end].reward == -1.0
+    assert all(step.reward == 0.0 and not step.success for step in steps[end + 1 :])
+    assert steps[-1].obs[0, 2].abs() < 0.02
+
+
+def test_a_lap_on_the_road_is_success():
+    tasks = tasks_with(2)
+    tasks[1, NAMES.index("direction")] = -1.0
+    env = make_env(tasks)
+    rollout = collect(env, PurePursuit(), 1, None)
+    lap_done = rollout.success.int().argmax(0)
+    assert rollout.success[-1].all() and not rollout.terminated.any()
+    travelled = rollout.reward[: int(lap_done.max()) + 1].sum(0) * 0.2
+    assert (travelled > roads.LENGTH_M - 2.0).all() and (travelled < roads.LENGTH_M + 2.0).all()
+
+
+# The whole environment
+
+
+def rollout_of(pilot: PurePursuit, num_tasks: int, split: str = "test") -> Rollout:
+    return collect(make_env(SPEC.tasks.split(split, num_tasks), num_threads=0), pilot, 1, None)
+
+
+def test_a_driver_who_knows_the_vehicle_stays_on_the_road_and_one_who_does_not_leaves_it():
+    knowing, guessing = rollout_of(PurePursuit(), 64), rollout_of(PurePursuit(knows_task=False), 64)
+    left = [rollout.terminated.any(0).double().mean().item() for rollout in (knowing, guessing)]
+    assert left[0] <= 0.1
+    assert left[1] >= left[0] + 0.2
+    assert knowing.episode_returns().mean() > 1.15 * guessing.episode_returns().mean()
+    speed = 5.0 * knowing.obs[..., 2].mean()
+    assert speed > 3.2
+    assert knowing.episode_success().double().mean() > 0.8
+
+
+@pytest.mark.parametrize("split", SPEC.tasks.splits())
+def test_every_split_runs_without_failure(split: str):
+    env = make_env(SPEC.tasks.split(split, 32))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(80):
+        step = env.step(2 * torch.rand(32, 2, generator=generator) - 1)
+        assert not step.failed.any() and torch.isfinite(step.obs).all() and step.obs.abs().max() <= 5.0
+
+
+def test_runs_are_bit_identical_at_one_and_two_threads():
+    tasks = SPEC.tasks.split("train", 8)
+    action = torch.tensor([0.5, 0.7])
+    assert torch.equal(run(make_env(tasks, 1), action, 50), run(make_env(tasks, 2), action, 50))
+
+
+def test_functions_trace_without_graph_breaks():
+    env = make_env(SPEC.tasks.split("train", 4))
+    action, noise = torch.zeros(4, 2), Noise(torch.rand(4, 2), torch.zeros(4, 0))
+
+    def whole(action: Tensor, noise: Noise):
+        start = SPEC.reset(env._task, noise)
+        ctrl = SPEC.control(env._task, env._data, start.state, action)
+        outcome = SPEC.step(env._task, env._data, start.state, action, noise)
+        return start, ctrl, outcome, SPEC.observe(env._task, env._data, outcome.state)
+
+    traced = torch.compile(whole, fullgraph=True, backend="eager")(action, noise)
+    plain = whole(action, noise)
+    assert torch.equal(traced[3], plain[3]) and torch.equal(traced[2].reward, plain[2].reward)
+
+
+@pytest.mark.slow
+def test_both_engines_drive_the_same():
+    tasks = torch.cat([SPEC.tasks.split("test", 4), SPEC.tasks.split("extrapolation", 4)])
+    envs = [make_env(tasks, engine=engine) for engine in ("batch", "warp")]
+    obs = [env.reset() for env in envs]
+    generator, zero, pilot = torch.Generator().manual_seed(0), torch.zeros(8), PurePursuit(grip_share=0.7)
+    for _ in range(100):
+        planned = pilot.act(PolicyInput(obs[0], zero, zero, zero, tasks), None, None).action
+        action = planned + 0.3 * torch.randn(8, 2, generator=generator)
+        steps = [env.step(action) for env in envs]
+        obs = [step.obs for step in steps]
+        assert torch.equal(steps[0].terminated, steps[1].terminated)
+        torch.testing.assert_close(obs[0], obs[1], atol=2e-4, rtol=0)
+        torch.testing.assert_close(steps[0].reward, steps[1].reward, atol=2e-4, rtol=0)
+
+
+# Looks
+
+
+@pytest.mark.parametrize("world", range(3))
+def test_the_drawn_road_lies_where_the_car_drives(world: int):
+    task = {name: value[world] for name, value in SPEC.tasks.unpack(SPEC.tasks.split("test", 3)).items()}
+    scene, model = SPEC.physics.scene(task), SPEC.physics.model
+    data = mujoco.MjData(scene)
+    mujoco.mj_forward(scene, data)
+    road = roads.centreline(*(task[n].unsqueeze(0) for n in ("shape", "max_curvature", "direction")))[0].double()
+
+    def seen_from_above(point: Tensor, lateral: float) -> str:
+        x, y, heading, _ = point.tolist()
+        spot = [x - lateral * math.sin(heading), y + lateral * math.cos(heading), 5.0]
+        geom = torch.zeros(1, dtype=torch.int32).numpy()
+        mujoco.mj_ray(scene, data, spot, [0.0, 0.0, -1.0], None, 1, -1, geom)
+        return scene.geom(int(geom[0])).name
+
+    half = float(task["width"]) / 2
+    for point in road[40:480:40]:
+        assert seen_from_above(point, 0.0) == "asphalt"
+        assert seen_from_above(point, half - 0.1) == seen_from_above(point, 0.1 - half) == "asphalt"
+        assert seen_from_above(point, half - 0.025) == "line_left"
+        assert seen_from_above(point, 0.025 - half) == "line_right"
+        assert seen_from_above(point, math.copysign(half + 0.15, -point[3])) == "grass"
+    assert [scene.joint(i).name for i in range(scene.njnt)] == [model.joint(i).name for i in range(model.njnt)]
+    assert scene.nq == model.nq and model.ngeom == 0
+    assert {"video", "overview", "chase"} <= {scene.camera(i).name for i in range(scene.ncam)}
+
+
+def test_the_model_file_is_installed_with_the_package():
+    assert Path(track.MODEL_FILE).suffix == ".xml" and Path(track.MODEL_FILE).exists()
