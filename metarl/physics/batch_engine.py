@@ -26,17 +26,19 @@ from metarl.physics.fields import check_fixtures, check_model_fields
 if TYPE_CHECKING:
     from metarl.env import Physics
 
-# What every call computes from the state alone. Any other field is either old or, where threads share their
-# mjData between worlds, that of another world.
-_KINEMATIC_FIELDS = (
+# What follows from the state alone. Any other field is either old or, where threads share their mjData between
+# worlds, that of another world.
+_POSITION_FIELDS = (
     *("xpos", "xquat", "xmat", "xipos", "ximat", "xanchor", "xaxis", "geom_xpos", "geom_xmat", "site_xpos"),
-    *("site_xmat", "cam_xpos", "cam_xmat", "subtree_com", "cdof", "cinert", "cvel", "cdof_dot", "ten_length"),
-    *("ten_velocity", "actuator_length", "actuator_velocity"),
+    *("site_xmat", "cam_xpos", "cam_xmat", "subtree_com", "cdof", "cinert", "ten_length", "actuator_length"),
 )
+_VELOCITY_FIELDS = ("cvel", "cdof_dot", "ten_velocity", "actuator_velocity")
 _OTHER_STATE_FIELDS = ("time", "history", "qacc_warmstart", "eq_active", "userdata")
 
 _STAGE_NONE = int(mujoco.mjtStage.mjSTAGE_NONE)
+_STAGE_POS = int(mujoco.mjtStage.mjSTAGE_POS)
 _STAGE_VEL = int(mujoco.mjtStage.mjSTAGE_VEL)
+_STAGE_ACC = int(mujoco.mjtStage.mjSTAGE_ACC)
 
 _log = logging.getLogger(__name__)
 
@@ -65,8 +67,8 @@ class BatchEngine:
         self.failed = torch.zeros(num_worlds, dtype=torch.bool)
         self._num_substeps = physics.num_substeps
         # One mjData per thread instead of one per world is quicker and smaller, where nothing read needs more.
-        self._is_persistent = not all(self._is_kinematic(name) for name in physics.data_fields)
-        self._stage = _STAGE_NONE  # until a field is asked for that has to be computed after a step
+        self._is_persistent = any(self._stage_of(name) == _STAGE_ACC for name in physics.data_fields)
+        self._stage = _STAGE_NONE  # what is computed after a step, as much as the fields asked for need
         self._batch = batch.Batch(physics.model, num_worlds, num_threads, persistent=self._is_persistent)
         self._model_fields = {name: self._batch.expand(name) for name in physics.model_fields}
         self._state = {name: self._batch.bind(name) for name in STATE_FIELDS}
@@ -77,7 +79,8 @@ class BatchEngine:
 
     def data(self, name: str) -> Tensor:
         if name not in self._data:
-            if not self._is_persistent and not self._is_kinematic(name) and name in batch.DATA_FIELDS:
+            stage = self._stage_of(name)
+            if stage == _STAGE_ACC and not self._is_persistent and name in batch.DATA_FIELDS:
                 raise EngineError(f"data field {name!r} must be named in Physics.data_fields to be available.")
             try:
                 source = self._batch.bind(name)
@@ -87,7 +90,7 @@ class BatchEngine:
             if source.flags.writeable:  # a state field
                 self._refresh()
             else:
-                self._stage = _STAGE_VEL
+                self._stage = max(self._stage, min(stage, _STAGE_VEL))
                 self.forward()  # an output is zero until the next call after it was bound
         return self._data[name][1]
 
@@ -135,11 +138,15 @@ class BatchEngine:
     def step(self) -> None:
         self._guarded(lambda: self._batch.step(nstep=self._num_substeps, stage=self._stage))
 
-    def _is_kinematic(self, name: str) -> bool:
-        """Whether a field follows from the state of a world without the forces of its last step."""
+    def _stage_of(self, name: str) -> int:
+        """The stage of the computation that gives a field; those of the last, ACC, need the forces of a step."""
         if name == "sensordata":
-            return not (self.model.sensor_needstage == mujoco.mjtStage.mjSTAGE_ACC).any()
-        return name in _KINEMATIC_FIELDS or name in STATE_FIELDS or name in _OTHER_STATE_FIELDS
+            return int(self.model.sensor_needstage.max(initial=_STAGE_NONE))
+        if name in STATE_FIELDS or name in _OTHER_STATE_FIELDS:
+            return _STAGE_NONE
+        if name in _POSITION_FIELDS:
+            return _STAGE_POS
+        return _STAGE_VEL if name in _VELOCITY_FIELDS else _STAGE_ACC
 
     def _guarded(self, call: Callable[[], None]) -> None:
         """Run a call of the batch, flag the worlds that it broke, park all failed worlds at the defaults."""

@@ -497,9 +497,9 @@ def test_the_cpu_engine_is_bit_identical_at_one_and_two_threads() -> None:
 
 def test_what_is_read_does_not_change_what_happens() -> None:
     """The CPU engine shares memory between worlds, and skips kinematics, where the fields asked for allow it."""
-    kinematic = tuple(name for name in DATA_FIELDS if name != "sensordata")
+    of_position = tuple(name for name in DATA_FIELDS if name != "sensordata")
     ends = []
-    for data_fields in (("qpos", "qvel"), kinematic, DATA_FIELDS):
+    for data_fields in (("qpos", "qvel"), of_position, (*of_position, "cvel"), DATA_FIELDS):
         engine = make_engine("batch", NUM_WORLDS, make_physics(data_fields=data_fields))
         set_parameters(engine, torch.linspace(0.5, 2, 6))
         for name in data_fields:
@@ -511,10 +511,10 @@ def test_what_is_read_does_not_change_what_happens() -> None:
             engine.write("ctrl", torch.rand(NUM_WORLDS, 2, generator=generator) * 2 - 1)
             engine.step()
         ends.append(engine)
-    for engine in ends[:2]:
-        for name in ("qpos", "qvel", "xpos", "site_xmat"):
-            assert torch.equal(engine.data(name), ends[2].data(name)), name
-        assert engine.failed.tolist() == ends[2].failed.tolist() == [False] * 4 + [True, False]
+    for engine in ends[:3]:
+        for name in ("qpos", "qvel", "xpos", "site_xmat", "cvel"):
+            assert torch.equal(engine.data(name), ends[3].data(name)), name
+        assert engine.failed.tolist() == ends[3].failed.tolist() == [False] * 4 + [True, False]
 
 
 def test_a_field_that_needs_the_forces_of_a_step_must_be_named_beforehand() -> None:
