@@ -11,6 +11,7 @@ not in the observation: meta-learning is about finding it out.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -84,6 +85,7 @@ class GymEnv(gymnasium.Env[np.ndarray, Any]):
         self.render_mode = checked_render_mode(self.worlds.spec, render_mode)
         self._frames = Frames(self.worlds, width, height)
         self._seeded = False
+        self._task: dict[str, float | np.ndarray] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start an episode on a new task; `options["task"]` is the task of this one."""
@@ -92,6 +94,7 @@ class GymEnv(gymnasium.Env[np.ndarray, Any]):
             self.worlds.seed(self.np_random_seed)
             self._seeded = True
         obs = self.worlds.reset((options or {}).get("task"))
+        self._task = named_task(self.worlds.spec.tasks, self.worlds.env.task[0])
         return to_numpy(obs[0]), {"task": self.task}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -103,7 +106,7 @@ class GymEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def task(self) -> dict[str, float | np.ndarray]:
         """The task of this episode by name."""
-        return named_task(self.worlds.spec.tasks, self.worlds.env.task[0])
+        return copy.deepcopy(self._task)
 
     def render(self) -> np.ndarray | None:
         """The world as an image, (height, width, 3) uint8; None without render mode."""

@@ -15,6 +15,7 @@ a trial starts at once; where episodes always last for the whole horizon the two
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -132,6 +133,7 @@ class TrialEnv(gymnasium.Env[np.ndarray, Any]):
         self._frames = Frames(worlds, width, height)
         self._seeded = False
         self._running = False
+        self._task: dict[str, float | np.ndarray] = {}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
         """Start a trial on a new task; `options["task"]` is the task of this one."""
@@ -140,6 +142,7 @@ class TrialEnv(gymnasium.Env[np.ndarray, Any]):
             self.trials.worlds.seed(self.np_random_seed)
             self._seeded = True
         inputs = self.trials.reset((options or {}).get("task"))
+        self._task = named_task(self.trials.worlds.spec.tasks, self.trials.worlds.env.task[0])
         self._running = True
         return to_numpy(inputs[0]), {"task": self.task}
 
@@ -163,7 +166,7 @@ class TrialEnv(gymnasium.Env[np.ndarray, Any]):
     @property
     def task(self) -> dict[str, float | np.ndarray]:
         """The task of this trial by name."""
-        return named_task(self.trials.worlds.spec.tasks, self.trials.worlds.env.task[0])
+        return copy.deepcopy(self._task)
 
     def render(self) -> np.ndarray | None:
         """The world as an image, (height, width, 3) uint8; None without render mode."""

@@ -108,6 +108,14 @@ def test_worlds_share_attributes_and_have_no_methods_of_their_own():
     env.close()
 
 
+def test_frames_of_all_worlds_are_tiled():
+    env = SB3VecEnv("reach-planar", 4, render_mode="rgb_array", width=32, height=24)
+    env.reset()
+    assert env.render().shape == (48, 64, 3)
+    env.close()
+    assert SB3VecEnv(hidden_target(), 2).get_images() == [None, None]
+
+
 def test_wrong_arguments_are_named():
     with pytest.raises(ConfigError, match="num_worlds is missing"):
         SB3VecEnv("reach-planar")

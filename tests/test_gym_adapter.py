@@ -227,20 +227,26 @@ def test_vector_environment_is_the_same_as_gymnasiums_own_around_single_worlds(m
     assert ends > 8
 
 
-def test_worlds_restart_one_by_one_with_their_own_time_limit():
-    # Lives of 2, 4 and 100 steps under a limit of 6; NEXT_STEP spends one step on each restart.
-    vector = GymVectorEnv(countdown(horizon=6), 3)
-    tasks = torch.tensor([[2.0], [4.0], [100.0]])
-    vector.reset(seed=0, options={"task": tasks})
-    vector.worlds.draw = lambda: tasks
-    steps = [vector.step(np.zeros((3, 1), np.float32)) for _ in range(14)]
-    reward, terminated, truncated = (np.array([step[i] for step in steps]).T for i in (1, 2, 3))
-    assert reward[0].tolist() == [1, 1, 0] * 4 + [1, 1]
-    assert reward[1].tolist() == [1, 1, 1, 1, 0] * 2 + [1, 1, 1, 1]
-    assert reward[2].tolist() == [1, 1, 1, 1, 1, 1, 0] * 2
-    assert np.flatnonzero(terminated[0]).tolist() == [1, 4, 7, 10, 13]
-    assert np.flatnonzero(truncated[2]).tolist() == [5, 12]
-    assert not truncated[:2].any() and not terminated[2].any()
+def test_worlds_restart_one_by_one_on_new_tasks_with_their_own_time_limit():
+    # Lives of 2, 4 and 100 steps under a limit of 6, each step pays 1; NEXT_STEP spends one step on a restart.
+    vector = GymVectorEnv(countdown(horizon=6), 5)
+    life = vector.reset(seed=0)[1]["task"]["life"].copy()
+    age, lives, asynchronous = np.zeros(5), [], False
+    for _ in range(60):
+        over = age >= np.minimum(life, 6)
+        obs, reward, terminated, truncated, infos = vector.step(np.zeros((5, 1), np.float32))
+        np.testing.assert_array_equal(infos.get("_task", np.zeros(5, np.bool_)), over)
+        if over.any():
+            life = np.where(over, infos["task"]["life"], life)
+            lives += life[over].tolist()
+        age = np.where(over, 0, age + 1)
+        asynchronous |= len(set(age.tolist())) > 2
+        np.testing.assert_array_equal(obs[:, 0], age)
+        np.testing.assert_array_equal(reward, ~over)
+        np.testing.assert_array_equal(terminated, age == life)
+        np.testing.assert_array_equal(truncated, (age == 6) & (life > 6))
+    assert set(lives) == {2.0, 4.0, 100.0}
+    assert asynchronous
 
 
 @pytest.mark.parametrize("engine", ["batch", pytest.param("warp", marks=pytest.mark.slow)])
@@ -323,6 +329,15 @@ def test_make_vec_runs_on_the_batched_engine_and_declares_its_autoreset_mode():
     assert truncated.all() and infos["_final_obs"].all()
     vector.close()
     vector.close()
+
+
+def test_options_go_to_the_environments_factory():
+    assert gymnasium.make("metarl/Bandit-v0", num_arms=7).action_space == gymnasium.spaces.Discrete(7)
+    assert gymnasium.make_vec("metarl/Bandit-v0", 2, num_arms=7).single_action_space == gymnasium.spaces.Discrete(7)
+    with pytest.raises(UnknownNameError, match="num_arms"):
+        gymnasium.make("metarl/Bandit-v0", num_arm=7)
+    with pytest.raises(SpecError, match="horizon"):
+        GymEnv(hidden_lever(), horizon=3)
 
 
 def test_frames_show_the_world():
