@@ -444,6 +444,9 @@ def test_both_engines_drive_the_same():
     tasks = torch.cat([SPEC.tasks.split("test", 4), SPEC.tasks.split("extrapolation", 4)])
     envs = [make_env(tasks, engine=engine) for engine in ("batch", "warp")]
     obs = [env.reset() for env in envs]
+    # Half way between two table points, rounding decides which curvature is seen.
+    motion, curvature = [*range(8), 16], envs[0]._task["road"][..., 3]
+    neighbours = (curvature - curvature.roll(1, 1)).abs().amax(1)
     generator, zero, pilot = torch.Generator().manual_seed(0), torch.zeros(8), PurePursuit(grip_share=0.7)
     for _ in range(100):
         planned = pilot.act(PolicyInput(obs[0], zero, zero, zero, tasks), None, None).action
@@ -451,7 +454,8 @@ def test_both_engines_drive_the_same():
         steps = [env.step(action) for env in envs]
         obs = [step.obs for step in steps]
         assert torch.equal(steps[0].terminated, steps[1].terminated)
-        torch.testing.assert_close(obs[0], obs[1], atol=2e-4, rtol=0)
+        torch.testing.assert_close(obs[0][:, motion], obs[1][:, motion], atol=2e-4, rtol=0)
+        assert ((obs[0] - obs[1]).abs().amax(1) <= neighbours + 1e-6).all()
         torch.testing.assert_close(steps[0].reward, steps[1].reward, atol=2e-4, rtol=0)
 
 
