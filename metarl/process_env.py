@@ -66,9 +66,9 @@ class GymTaskDistribution:
 
     Observations are flattened to float32 (Discrete ones one-hot); Box actions are scaled from [-1, 1] to
     their bounds. An episode that ends early waits for the others. `info["is_success"]` or
-    `info["success"]` is the success criterion. An observation or reward that is not finite ends the
-    episode as `failed`. All randomness of an episode comes from the seeds that `reset` draws from
-    `generator`, so equal seeds give equal rollouts with any number of workers.
+    `info["success"]` is the success criterion, if the first step of an episode tells it. An observation or
+    reward that is not finite ends the episode as `failed`. All randomness of an episode comes from the
+    seeds that `reset` draws from `generator`, so equal seeds give equal rollouts with any number of workers.
 
     Args:
         factory: task parameters by name -> a gymnasium environment; a function, or anything cloudpickle
@@ -124,7 +124,7 @@ class GymTaskDistribution:
         self._parameters = torch.full((num_worlds, tasks.dim), torch.nan)
         self._spaces = self._write_tasks(tasks.split("validation", num_worlds))
         self.spec = GymSpec(name, tasks, self._spaces.obs_dim, _action_space(self._spaces), horizon)
-        self._step_count = horizon  # reset comes first
+        self.has_success = self._probe()
 
     @property
     def task(self) -> Tensor:
@@ -150,7 +150,8 @@ class GymTaskDistribution:
 
     def reset(self) -> Tensor:
         """Start an episode in every world; returns the first observation, (N, O) float32."""
-        seeds = torch.randint(2**31 - 1, (self.num_worlds,), generator=self.generator).tolist()
+        generator = self.generator
+        seeds = torch.randint(2**31 - 1, (self.num_worlds,), generator=generator, device=generator.device).tolist()
         answers = self._ask("reset", [([seeds[i] for i in world_ids],) for world_ids in self._worlds])
         self._step_count = 0
         return torch.from_numpy(np.concatenate(answers)).to(self.device)
@@ -190,6 +191,20 @@ class GymTaskDistribution:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _probe(self) -> bool:
+        """Run one step, so that a broken environment is told at construction; True where success is told."""
+        state = self.generator.get_state()
+        self.reset()
+        space = self.spec.action_space
+        if isinstance(space, Continuous):
+            still = torch.zeros(self.num_worlds, space.dim)
+        else:
+            still = torch.zeros(self.num_worlds, dtype=torch.int64)
+        self.step(still)
+        self.generator.set_state(state)
+        self._step_count = self.spec.horizon  # reset comes first
+        return any(self._ask("tells_success", [()] * len(self._workers)))
 
     def _write_tasks(self, parameters: Tensor) -> Spaces:
         parameters = parameters.detach().to("cpu", torch.float32, copy=True)  # the caller may change its own

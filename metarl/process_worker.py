@@ -98,6 +98,7 @@ class WorkerEnvs:
         self._obs = np.zeros((num_envs, 0), np.float32)
         self._running = np.zeros(num_envs, np.bool_)
         self._age = 0
+        self._tells_success = False
 
     def set_tasks(self, tasks: Sequence[Mapping[str, Any] | None]) -> Spaces:
         """Make the environments of these tasks anew; None keeps what is there."""
@@ -140,9 +141,14 @@ class WorkerEnvs:
             if not failed[i]:
                 obs[i], reward[i] = new, value
                 success[i] = bool(info.get("is_success", info.get("success", False)))
+                self._tells_success |= "is_success" in info or "success" in info
         self._obs = obs
         self._running = valid & ~terminated & ~truncated
         return WorkerStep(obs, reward, terminated, truncated, success, failed, valid)
+
+    def tells_success(self) -> bool:
+        """Whether a step so far has told of success."""
+        return self._tells_success
 
     def close(self) -> None:
         """Close all environments."""

@@ -16,6 +16,8 @@ import torch
 from gymnasium import spaces
 
 from metarl.errors import ConfigError, SpecError, UnknownNameError, WorkerError
+from metarl.evaluate import evaluate_in
+from metarl.learners.rl2 import RL2, RL2Config
 from metarl.process_env import GymTaskDistribution
 from metarl.rollout import Act, collect
 from metarl.tasks import Parameter, TaskDistribution, Uniform
@@ -88,6 +90,29 @@ def test_rollout_depends_on_the_seed_and_not_on_the_number_of_workers():
     assert not torch.equal(one.obs, other.obs)
     # Two episodes on one task start differently.
     assert not torch.equal(one.obs[0], one.obs[5])
+
+
+def test_rl2_trains_and_is_evaluated_on_gymnasium_environments_unchanged():
+    tasks = TaskDistribution((Parameter("g", "m/s^2", Uniform(6.0, 14.0)),))
+    with make(lambda g: gymnasium.make("Pendulum-v1", g=g), tasks, horizon=10, num_worlds=4) as env:
+        learner = RL2(env.spec, RL2Config(num_worlds=4, episodes_per_trial=2, num_epochs=1, num_minibatches=2), seed=0)
+        before = [parameter.clone() for parameter in learner.network.parameters()]
+        env.set_tasks(tasks.sample_train(4, env.generator))
+        assert all(np.isfinite(value) for value in learner.update(learner.collect(env), 0.0).values())
+        assert any(not torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
+        first, again = (
+            evaluate_in(env, learner, algorithm="rl2", split="test", num_episodes=2, seed=3) for _ in range(2)
+        )
+    assert first.returns == again.returns
+    assert np.shape(first.returns) == (4, 2)
+    # Pendulum has no success criterion; its cost is at most pi^2 + 0.1 * 8^2 + 0.001 * 2^2 per step.
+    assert first.success is None
+    assert (np.array(first.returns) <= 0).all() and (np.array(first.returns) >= -10 * 16.3).all()
+
+
+def test_success_is_told_where_the_environment_tells_it():
+    with make() as env:
+        assert env.has_success
 
 
 def test_generator_state_restores_the_episodes():
