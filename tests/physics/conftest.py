@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 import warp as wp
-from bench import make_engine, start_afresh
 
 from metarl.physics import Engine
+from tests.physics.bench import make_engine, start_afresh
 
 # Unoptimised kernels compile four times faster, and these tests step few worlds.
 wp.config.optimization_level = 0

@@ -8,7 +8,10 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from bench import (
+
+from metarl.errors import EngineError
+from metarl.physics import Engine
+from tests.physics.bench import (
     CART_MASS_KG,
     DATA_FIELDS,
     DT_S,
@@ -23,9 +26,6 @@ from bench import (
     set_parameters,
     snapshot,
 )
-
-from metarl.errors import EngineError
-from metarl.physics import Engine
 
 NAN = float("nan")
 
