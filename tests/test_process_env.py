@@ -97,8 +97,9 @@ def test_rl2_trains_and_is_evaluated_on_gymnasium_environments_unchanged():
     with make(lambda g: gymnasium.make("Pendulum-v1", g=g), tasks, horizon=10, num_worlds=4) as env:
         learner = RL2(env.spec, RL2Config(num_worlds=4, episodes_per_trial=2, num_epochs=1, num_minibatches=2), seed=0)
         before = [parameter.clone() for parameter in learner.network.parameters()]
-        env.set_tasks(tasks.sample_train(4, env.generator))
-        assert all(np.isfinite(value) for value in learner.update(learner.collect(env), 0.0).values())
+        for progress in (0.0, 0.5):
+            env.set_tasks(tasks.sample_train(4, env.generator))
+            assert all(np.isfinite(value) for value in learner.update(learner.collect(env), progress).values())
         assert any(not torch.equal(a, b) for a, b in zip(before, learner.network.parameters(), strict=True))
         first, again = (
             evaluate_in(env, learner, algorithm="rl2", split="test", num_episodes=2, seed=3) for _ in range(2)
