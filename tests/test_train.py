@@ -1,6 +1,8 @@
 """Training runs: exact resumption, stop signals, kills, numbers that are not finite."""
 
+import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,7 +18,7 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError
-from metarl.learners.rl2 import RL2, RL2Config
+from metarl.learners.rl2 import RL2Config
 from metarl.log import read_metrics
 from metarl.run import build, load_run
 from metarl.train import dump_update, replay_update, train
@@ -140,33 +142,39 @@ def test_an_update_that_is_not_finite_is_dumped_and_replays(tmp_path):
     settings = replace(SMALL, total_steps=1)
     run = RunConfig("rl2", "hidden-target", settings)
     spec, learner = build(run)
-    before = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in learner.state_dict().items()}
-    rollout = learner.collect(BatchedEnv(spec, settings.num_worlds))
+    env = BatchedEnv(spec, settings.num_worlds)
+    learner.update(learner.collect(env), 0.0)
+    state = copy.deepcopy(learner.state_dict())
+    rollout = learner.collect(env)
     broken = replace(rollout, reward=torch.where(rollout.reward < -0.5, float("nan"), rollout.reward))
-    state = RL2(spec, settings, run.seed).state_dict()
     first = learner.update(broken, 0.0)
     dump = dump_update(tmp_path, 7, state, broken, 0.0)
-    assert first["skipped_minibatches"] > 0 and before.keys() == state.keys()
+    assert first["skipped_minibatches"] > 0
     _, fresh = build(run)
     assert replay_update(fresh, dump) == first
 
 
-def test_training_keeps_a_dump_and_sound_weights_when_a_loss_overflows(tmp_path, monkeypatch):
-    def poisoned():
+def test_training_keeps_a_dump_and_sound_weights_when_a_loss_overflows(tmp_path):
+    # Such a narrow policy has ratios beyond the range of float32 after its first gradient step.
+    train(config(initial_std=1e-30, target_kl=math.inf), tmp_path / "run", **QUIET)
+    assert all(torch.isfinite(v).all() for v in tensors(tmp_path / "run").values() if v.is_floating_point())
+    assert sum(m["skipped_minibatches"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")) > 0
+    assert list((tmp_path / "run" / "dumps").iterdir())
+
+
+def test_enormous_rewards_leave_the_statistics_sound(tmp_path, monkeypatch):
+    def enormous():
         spec = hidden_target()
 
         def step(task, data, state, action, noise):
             outcome = spec.step(task, data, state, action, noise)
-            bad = (task["target"] > 0.7) & (state["time"] == 3)
-            return outcome._replace(reward=torch.where(bad, 3e38, outcome.reward))
+            return outcome._replace(reward=torch.where(task["target"] > 0.7, 3e38, outcome.reward))
 
         return replace(spec, step=step)
 
-    monkeypatch.setattr(envs, "_REGISTERED", {"hidden-target": poisoned})
+    monkeypatch.setattr(envs, "_REGISTERED", {"hidden-target": enormous})
     train(config(), tmp_path / "run", console=False, validate_every=0)
     assert all(torch.isfinite(v).all() for v in tensors(tmp_path / "run").values() if v.is_floating_point())
-    assert sum(m["skipped_minibatches"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl")) > 0
-    assert list((tmp_path / "run" / "dumps").iterdir())
 
 
 def test_a_reward_that_is_not_a_number_ends_the_episode_and_is_counted(tmp_path, monkeypatch):

@@ -150,10 +150,15 @@ class RL2:
             progress: share of the training that is done, in [0, 1].
 
         Returns:
-            Metrics. `skipped_minibatches` counts those whose loss or gradient was not finite: they leave
+            Metrics. The first batch ever sets the scales of observations and rewards and is not learned from.
+            `skipped_minibatches` counts those whose loss or gradient was not finite: they leave
             weights and optimiser as they were, and the statistics of normalisation too.
         """
         config = self.config
+        if not self.network.obs_normalizer.count:
+            # The first batch only sets the scales: advantages of raw rewards would throw the weights far off.
+            self._update_normalizers(rollout)
+            return {"gradient_steps": 0.0, "skipped_minibatches": 0.0}
         if config.anneal_learning_rate:
             self.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - 0.9 * progress)
         inputs = policy_inputs(rollout, self.space)
@@ -237,7 +242,7 @@ class RL2:
     def _update_normalizers(self, rollout: Rollout) -> None:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
-        self.network.reward_scaler.update(discounted_returns(rollout.reward, self.config.discount))
+        self.network.reward_scaler.update(discounted_returns(rollout.reward.double(), self.config.discount))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)
 

@@ -102,11 +102,14 @@ def test_the_end_of_a_trial_is_bootstrapped_only_when_it_is_a_time_limit():
     torch.testing.assert_close(advantage[-1], expected)
 
 
-def test_a_gradient_reaches_every_parameter():
+def test_the_first_batch_sets_the_scales_and_the_second_moves_every_parameter():
     spec = hidden_target()
-    learner = RL2(spec, SMALL, 0)
+    learner, env = RL2(spec, SMALL, 0), BatchedEnv(spec, 64)
     before = {name: p.clone() for name, p in learner.network.named_parameters()}
-    learner.update(learner.collect(BatchedEnv(spec, 64)), 0.0)
+    learner.update(learner.collect(env), 0.0)
+    assert learner.network.reward_normalizer.mean < 0
+    assert all(torch.equal(before[name], p) for name, p in learner.network.named_parameters())
+    learner.update(learner.collect(env), 0.0)
     for name, parameter in learner.network.named_parameters():
         assert not torch.equal(before[name], parameter), name
 
@@ -114,7 +117,9 @@ def test_a_gradient_reaches_every_parameter():
 def test_a_loss_that_is_not_finite_leaves_weights_and_optimizer_alone():
     spec = hidden_target()
     learner = RL2(spec, SMALL, 0)
-    rollout = learner.collect(BatchedEnv(spec, 64))
+    env = BatchedEnv(spec, 64)
+    learner.update(learner.collect(env), 0.0)
+    rollout = learner.collect(env)
     broken = rollout.log_prob.clone()
     broken[0, :] = float("nan")
     before = {name: p.clone() for name, p in learner.network.named_parameters()}
