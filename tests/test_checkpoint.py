@@ -391,12 +391,33 @@ def test_a_file_in_place_of_the_folder_is_one_clear_error(tmp_path):
 
 # --- kills -------------------------------------------------------------------------------------------------
 
+
+def test_everything_is_on_the_disk_before_the_name_and_the_name_before_the_return(tmp_path, monkeypatch):
+    order = []
+    real_fsync, real_rename = os.fsync, os.rename
+
+    def fsync(descriptor):
+        order.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real_fsync(descriptor)
+
+    def rename(old, new):
+        order.append("rename")
+        real_rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    save(tmp_path, 1)
+    temporary = f"ckpt-00000001.tmp-{os.getpid()}"
+    files = ["state.json", "model.safetensors", "rng.safetensors", "manifest.json"]
+    assert order == [*files, temporary, "rename", tmp_path.name]
+
+
 SHIM = """
 import os, shutil, signal, sys, time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from metarl.checkpoint import newest_checkpoint, rotate_checkpoints, save_checkpoint
+from metarl.checkpoint import load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 
 CALLS = ["open", "write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "listdir"]
 
@@ -430,9 +451,11 @@ for last in range(200):
     if child == 0:
         save_and_die_before_call(folder, 2, last)
     status = os.waitpid(child, 0)[1]
+    for path in folder.glob("ckpt-????????"):
+        checkpoint = load_checkpoint(path)
+        assert checkpoint.state["step"] == checkpoint.step
+        assert torch.equal(checkpoint.tensors["model"]["w"], tensors(checkpoint.step)["model"]["w"])
     checkpoint = newest_checkpoint(folder)
-    assert checkpoint.state["step"] == checkpoint.step
-    assert torch.equal(checkpoint.tensors["model"]["w"], tensors(checkpoint.step)["model"]["w"])
     seen.add(checkpoint.step)
     save(folder, 3)
     assert os.listdir(folder) == ["ckpt-00000003"], os.listdir(folder)

@@ -58,6 +58,21 @@ def test_a_run_is_not_started_over_another(tmp_path):
         assert run.config == CONFIG
 
 
+def test_a_run_that_came_and_went_between_the_look_and_the_lock_is_not_overwritten(tmp_path, monkeypatch):
+    import metarl.run_folder
+
+    real_lock = metarl.run_folder.hold_lock
+
+    def another_run_first(folder):
+        (folder / "config.json").write_text("its config")
+        return real_lock(folder)
+
+    monkeypatch.setattr(metarl.run_folder, "hold_lock", another_run_first)
+    with pytest.raises(CheckpointError, match="holds a run already"), start_run(tmp_path, {}):
+        pytest.fail("started")
+    assert (tmp_path / "config.json").read_text() == "its config"
+
+
 def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with (
@@ -234,6 +249,23 @@ def test_a_living_process_holds_its_lock_and_a_reused_number_does_not(tmp_path):
     (tmp_path / "run.lock.1").write_text(holder(process_start="1"))
     with hold_lock(tmp_path):
         assert locks(tmp_path) == ["run.lock.2"]
+
+
+def test_a_process_that_looked_before_others_came_and_went_steps_back(tmp_path, monkeypatch):
+    import metarl.run_lock
+
+    real_write = metarl.run_lock.write_new
+
+    def others_come_first(path, content):
+        # Between this process's look at the empty folder and its own lock, one died and another took over.
+        if not (tmp_path / "run.lock.2").exists():
+            (tmp_path / "run.lock.2").write_text(holder())
+        real_write(path, content)
+
+    monkeypatch.setattr(metarl.run_lock, "write_new", others_come_first)
+    with pytest.raises(CheckpointError, match="in use"), hold_lock(tmp_path):
+        pytest.fail("two at once")
+    assert locks(tmp_path) == ["run.lock.2"]
 
 
 def test_a_lock_of_another_machine_is_believed_and_the_way_out_is_said(tmp_path):
