@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from metarl import render
+from metarl import render_probe
 from metarl.errors import RenderError, UnknownNameError
 from metarl.render import Renderer, choose_backend, probe
 
@@ -52,9 +52,9 @@ def broken_opengl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
-    render._first_that_works.cache_clear()
+    render_probe._first_that_works.cache_clear()
     yield libraries
-    render._first_that_works.cache_clear()
+    render_probe._first_that_works.cache_clear()
 
 
 def reddest(frame: np.ndarray) -> np.ndarray:
@@ -149,7 +149,7 @@ def test_without_opengl_the_ray_tracer_draws_and_one_line_says_why(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert choose_backend("auto") == "warp"
-    (line,) = [r.getMessage() for r in caplog.records if r.name == "metarl.render"]
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "metarl.render_probe"]
     assert "egl (" in line and "osmesa (" in line
 
 
@@ -162,10 +162,10 @@ def test_a_backend_that_was_asked_for_and_fails_is_an_error_with_the_fix(broken_
 @needs_linux
 def test_mujoco_gl_is_respected_only_where_it_works(broken_opengl: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
-    assert render._candidates() == ("osmesa", "egl", "warp")
+    assert render_probe._candidates() == ("osmesa", "egl", "warp")
     assert choose_backend("auto") == "warp"
     monkeypatch.setenv("MUJOCO_GL", "off")
-    assert render._candidates() == ("warp",)
+    assert render_probe._candidates() == ("warp",)
 
 
 @needs_linux
