@@ -92,7 +92,8 @@ def locate(road: Tensor, position: Tensor, guess: Tensor) -> Foot:
     cosine, sine = heading.cos(), heading.sin()
     ahead = torch.addcmul(cosine * dx, sine, dy)
     left = torch.addcmul(cosine * dy, sine, dx, value=-1.0)
-    # On an arc: foot = a / (1 - k l), and the chord lies k a^2 / 2 (1 - k l) inside of it.
+    # On an arc: foot = a / (1 - k l), and the chord lies k a^2 / 2 (1 - k l) inside of it. Near the centre of
+    # the arc, 1 - k l = 0, every point of it is a foot; the limit keeps the result finite.
     arc = ahead / (1.0 - curvature * left).clamp(min=0.2)
     turn = curvature * arc
     return Foot(

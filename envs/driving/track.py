@@ -83,8 +83,6 @@ NUM_SUBSTEPS = 4
 CONTROL_DT_S = 0.04
 REFERENCE_SPEED = 5.0
 """Speed, m/s, at which progress earns 1 per step."""
-MAX_ADVANCE_M = 0.6
-"""Most progress in a step; the centre of a sharp corner would otherwise be worth a jump."""
 NUM_LOOK_AHEADS = 8
 LOOK_AHEAD_STRIDE = 11
 """Points of the centreline table from one look-ahead to the next."""
@@ -235,8 +233,7 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     qpos, sensors = data["qpos"], data["sensordata"]
     # The car goes on as it did: speed changes by a few millimetres per step.
     foot = roads.locate(task["road"], qpos[:, :2], state["distance"] + state["advance"])
-    advance = (foot.distance - state["distance"]).clamp(-MAX_ADVANCE_M, MAX_ADVANCE_M)
-    distance = state["distance"] + advance
+    advance = foot.distance - state["distance"]
     heading_error = torch.remainder(qpos[:, 2] - foot.heading + math.pi, 2 * math.pi) - math.pi
     pose = torch.stack([foot.lateral, heading_error], 1)
     leaves = (pose.abs() > task["pose_limit"]).any(1)
@@ -245,8 +242,8 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     slip = torch.add(sensors[:, 3], sensors[:, 1], alpha=-AXLE_M).square().clamp(max=1.0)
     # ds / (v_ref dt) - 0.05 (jerk / 8 + slip)
     reward = torch.sub(advance / (REFERENCE_SPEED * CONTROL_DT_S), torch.add(slip, jerk, alpha=1 / 8), alpha=0.05)
-    success = (distance >= roads.LENGTH_M) & ~off_road
-    after = {"distance": distance, "advance": advance, "pose": pose, "prev_action": action, "off_road": off_road}
+    success = (foot.distance >= roads.LENGTH_M) & ~off_road
+    after = {"distance": foot.distance, "advance": advance, "pose": pose, "prev_action": action, "off_road": off_road}
     return Outcome(after, reward.masked_fill(leaves, -1.0), leaves, success)
 
 
