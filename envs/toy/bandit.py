@@ -56,4 +56,4 @@ def _reset(task: Arrays, noise: Noise) -> Start:
 def _step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     probability = task["probability"].gather(1, action.unsqueeze(1)).squeeze(1)  # (N,)
     reward = (noise.uniform[:, 0] < probability).to(torch.float32)
-    return Outcome(state={}, reward=reward, terminated=torch.zeros_like(reward, dtype=torch.bool))
+    return Outcome(state={}, reward=reward, terminated=torch.ones_like(reward, dtype=torch.bool))

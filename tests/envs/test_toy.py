@@ -20,7 +20,7 @@ def test_a_bandit_arm_pays_with_its_probability():
         step = env.step(torch.full((20000,), arm))
         # Four standard errors of a mean of 20000 pulls.
         assert abs(float(step.reward.mean()) - probability) <= 4 * math.sqrt(probability * (1 - probability) / 20000)
-        assert bool(step.truncated.all())
+        assert bool(step.terminated.all())
 
 
 def test_a_bandit_tells_nothing_but_rewards():
