@@ -22,9 +22,15 @@ _GL_MODULES = {
 
 
 class Canvas(Protocol):
-    def draw(self, data: mujoco.MjData) -> np.ndarray: ...
+    """Draws one model from one camera, both fixed when it is made."""
 
-    def close(self) -> None: ...
+    def draw(self, data: mujoco.MjData) -> np.ndarray:
+        """Draw the poses in `data`; returns a new (height, width, 3) uint8 array."""
+        ...
+
+    def close(self) -> None:
+        """Free the graphics memory."""
+        ...
 
 
 class OpenGLCanvas:
