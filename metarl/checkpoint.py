@@ -56,6 +56,10 @@ class FutureFormatError(CheckpointError):
     """A checkpoint that a newer version of this package wrote."""
 
 
+class _NoFolderError(CheckpointError):
+    pass
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint holds.
@@ -158,9 +162,9 @@ def newest_checkpoint(folder: Path) -> Checkpoint:
         FutureFormatError: a newer version of this package wrote the newest one.
     """
     folder = Path(folder)
-    found = _found(folder)
-    if not found:
+    if not has_checkpoint(folder):
         raise CheckpointError(f"no checkpoint in {folder}: nothing was saved there yet.")
+    found = _found(folder)
     damage: list[str] = []
     for step in sorted(found, reverse=True):
         try:
@@ -174,6 +178,18 @@ def newest_checkpoint(folder: Path) -> Checkpoint:
             logger.warning("%s Using %s instead.", " ".join(damage), checkpoint.path.name)
         return checkpoint
     raise CheckpointError(f"no whole checkpoint in {folder}. {damage[0]}")
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether anything was saved in a folder, whole or not; a run without can only start from the beginning.
+
+    Raises:
+        CheckpointError: the folder cannot be read.
+    """
+    try:
+        return bool(_found(Path(folder)))
+    except _NoFolderError:
+        return False
 
 
 def rotate_checkpoints(newest: Path, keep_last: int = 3, keep_every: int | None = None) -> None:
@@ -350,7 +366,7 @@ def _list(folder: Path) -> set[str]:
     except FileNotFoundError as error:
         parent = folder.absolute().parent
         siblings = [path.name for path in parent.iterdir()] if parent.is_dir() else []
-        raise CheckpointError(f"no such folder: {folder}.{closest(folder.name, siblings)}") from error
+        raise _NoFolderError(f"no such folder: {folder}.{closest(folder.name, siblings)}") from error
     except (OSError, ValueError) as error:
         cause = getattr(error, "strerror", None) or error
         raise CheckpointError(f"cannot read folder {str(folder)[:200]!r}: {cause}.") from error

@@ -21,6 +21,7 @@ from metarl.checkpoint import (
     Checkpoint,
     FutureFormatError,
     _seal,
+    has_checkpoint,
     load_checkpoint,
     newest_checkpoint,
     rotate_checkpoints,
@@ -129,6 +130,15 @@ def test_newest_is_by_number_not_by_name_or_time(tmp_path):
     for step in (123456789, 3, 20):
         save(tmp_path, step)
     assert_is_step(newest_checkpoint(tmp_path), 123456789)
+
+
+def test_a_folder_without_checkpoints_is_told_from_one_with_damaged_ones(tmp_path):
+    for folder in (tmp_path / "not-made-yet", tmp_path):
+        assert not has_checkpoint(folder)
+        with pytest.raises(CheckpointError, match="nothing was saved there yet"):
+            newest_checkpoint(folder)
+    (save(tmp_path, 1) / "state.json").unlink()
+    assert has_checkpoint(tmp_path)
 
 
 def test_rotation_keeps_the_last_and_every_tenth(tmp_path):
