@@ -266,7 +266,7 @@ def _acceleration_sensors(model: mujoco.MjModel) -> np.ndarray:
 def _record_into(stream: wp.Stream, body: Callable[[], None]) -> None:
     """Record kernels into the graph that torch is capturing on this stream."""
     with wp.ScopedStream(stream, sync_enter=False, sync_exit=False):
-        wp.capture_begin(stream=stream, external=True)
+        wp.capture_begin(stream=stream, external=True, capture_mode=wp.CaptureMode.GLOBAL)  # torch's default mode
         try:
             body()
         finally:
