@@ -54,7 +54,9 @@ def _run(command: str, arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UnknownNameError("command", command, COMMANDS)
     from metarl import commands
+    from metarl.render_probe import import_mujoco
 
+    import_mujoco()
     return {
         "train": commands.train,
         "evaluate": commands.evaluate,

@@ -59,5 +59,5 @@ class RunConfig:
         algorithm = values.get("algorithm")
         if not isinstance(algorithm, str):
             raise ConfigError(f"config.algorithm is {algorithm!r}, expected str.")
-        settings = config_from_json(settings_type(algorithm), values.get("settings"), "config.settings")
+        settings: Any = config_from_json(settings_type(algorithm), values.get("settings"), "config.settings")
         return config_from_json(RunConfig, {**values, "settings": settings})

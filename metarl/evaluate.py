@@ -9,22 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.rollout import Adapts
 from metarl.seeding import make_generator
 from metarl.statistics import bootstrap
 from metarl.types import Rollout
-
-
-class Adapts(Protocol):
-    """What can be evaluated: a learner, or a policy that does not learn."""
-
-    def trial(self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None) -> Rollout: ...
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Record a policy as it adapts: some tasks side by side, episode after episode of one trial."""
+"""Record an agent as it adapts: some tasks side by side, episode after episode of one trial."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec, Physics
 from metarl.errors import ConfigError, MetarlError
 from metarl.render import Renderer
-from metarl.rollout import Policy, collect
+from metarl.rollout import Adapts
 from metarl.tasks import TaskDistribution
 from metarl.types import Arrays, Continuous, Rollout
 from metarl.video import Mosaic, PanelState, VideoWriter, return_decimals, write_png
@@ -89,7 +89,7 @@ class Recording:
 
 
 def record(
-    policy: Policy,
+    agent: Adapts,
     spec: EnvSpec,
     tasks: Tensor,
     num_episodes: int,
@@ -108,14 +108,14 @@ def record(
     """Write a video of one trial on each of some tasks, side by side.
 
     Args:
-        policy: a policy with memory adapts from episode to episode.
+        agent: a learner, which adapts from episode to episode.
         spec: an environment with a body.
         tasks: (N, P) task parameters, one panel each.
         num_episodes: K.
         path: the mp4 to write.
         generator: for sampling actions; None acts deterministically.
         seed: of the noise of resets and steps.
-        device: where the policy and the physics run.
+        device: where the agent and the physics run.
         title: a line over the panels; empty: the environment's name.
         speed: 1 plays in real time, 2 twice as fast.
         frame_width, frame_height: pixels of one panel's picture.
@@ -132,7 +132,7 @@ def record(
     require_body(spec)
     env = BatchedEnv(spec, len(tasks), device=device, seed=seed)
     env.set_tasks(tasks.to(env.device))
-    clips, _ = watch(policy, env, num_episodes, generator)
+    clips, _ = watch(agent, env, num_episodes, generator)
     return write_clips(
         clips,
         path,
@@ -146,7 +146,7 @@ def record(
 
 
 def watch(
-    policy: Policy, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None
+    agent: Adapts, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None
 ) -> tuple[list[Clip], Rollout]:
     """Run one trial on the tasks that the environment holds and keep what is needed to draw it.
 
@@ -160,7 +160,7 @@ def watch(
         for name, value in fields.items():
             seen[name].append(value.cpu().numpy().copy())
 
-    rollout = collect(env, policy, num_episodes, generator, on_step=look)
+    rollout = agent.trial(env, num_episodes, generator, look)
     num_worlds, frames = env.num_worlds, len(seen["qpos"]) // num_episodes  # H + 1
     motion = {  # (K, H+1, N, ...)
         name: np.stack(values).reshape(num_episodes, frames, *values[0].shape) for name, values in seen.items()

@@ -38,6 +38,27 @@ class Policy(Protocol):
         ...
 
 
+class Adapts(Protocol):
+    """What can be evaluated and recorded: a learner, or a policy that does not learn."""
+
+    def trial(
+        self,
+        env: BatchedEnv,
+        num_episodes: int,
+        generator: torch.Generator | None,
+        on_step: Callable[[BatchedEnv], None] | None = None,
+    ) -> Rollout:
+        """Adapt to the tasks that the environment holds, over the episodes of one trial.
+
+        Args:
+            env: worlds with their tasks set.
+            num_episodes: K.
+            generator: for sampling actions; None acts deterministically.
+            on_step: called after every reset and every step.
+        """
+        ...
+
+
 @torch.no_grad()
 def collect(
     env: BatchedEnv,

@@ -110,9 +110,8 @@ class _Training:
 
     def __init__(self, config: RunConfig, spec: EnvSpec, learner: Learner):
         self.config, self.spec, self.learner = config, spec, learner
-        worlds = config.settings.num_worlds
-        options = {"device": config.device, "num_threads": config.physics_threads, "seed": config.seed}
-        self.env = BatchedEnv(spec, worlds, **options)
+        worlds, threads = config.settings.num_worlds, config.physics_threads
+        self.env = BatchedEnv(spec, worlds, device=config.device, num_threads=threads, seed=config.seed)
         self.validation_env: BatchedEnv | None = None
         self.task_generator = make_generator(config.seed, "tasks")
         self.update = self.env_steps = self.failed_episodes = self.saved_update = 0

@@ -15,7 +15,7 @@ import envs
 from metarl.env import BatchedEnv, EnvSpec, Outcome, Physics, Start
 from metarl.errors import ConfigError, MetarlError
 from metarl.record import Clip, _panel, describe_tasks, frame_rate, record, snapshot, watch, write_clips
-from metarl.rollout import Act
+from metarl.rollout import Act, collect
 from metarl.seeding import make_generator
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Continuous
@@ -79,6 +79,9 @@ class Pushing:
         else:
             action = torch.full(shape, self.constant)
         return Act(action, torch.zeros(shape[0]), memory)
+
+    def trial(self, env, num_episodes, generator, on_step=None):
+        return collect(env, self, num_episodes, generator, on_step)
 
 
 def decode(path: Path) -> tuple[list[np.ndarray], Fraction]:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from metarl.errors import UnknownNameError
+from metarl.rollout import Adapts
 
 if TYPE_CHECKING:
-    import torch
-
     from metarl.env import BatchedEnv, EnvSpec
-    from metarl.types import Rollout
 
 
-class Learner(Protocol):
-    """What the training loop and the evaluation need of an algorithm."""
+class Learner(Adapts, Protocol):
+    """What the training loop needs of an algorithm, besides the `trial` of `Adapts`."""
 
     def collect(self, env: BatchedEnv) -> Any:
         """Gather the experience of one update on the tasks that the environment holds."""
@@ -26,23 +24,6 @@ class Learner(Protocol):
 
     def update(self, experience: Any, progress: float) -> dict[str, float]:
         """Learn from it; returns metrics."""
-        ...
-
-    def trial(
-        self,
-        env: BatchedEnv,
-        num_episodes: int,
-        generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
-    ) -> Rollout:
-        """Adapt to the tasks that the environment holds, over the episodes of one trial.
-
-        Args:
-            env: worlds with their tasks set.
-            num_episodes: K.
-            generator: for sampling actions; None acts deterministically.
-            on_step: called after every reset and step.
-        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
