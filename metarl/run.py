@@ -112,5 +112,5 @@ def restore(learner: Learner, checkpoint: Checkpoint, config: RunConfig) -> None
         optimizer = unflatten_state(checkpoint.tensors["optimizer"], checkpoint.state["optimizer"])
         learner.load_state_dict({**checkpoint.tensors, "optimizer": optimizer})
     except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise CheckpointError(f"checkpoint {checkpoint.path} does not fit {config.algorithm}: {reason}") from error
