@@ -206,7 +206,7 @@ def test_a_second_process_is_refused_with_the_first_ones_number(tmp_path):
     finally:
         first.kill()
     # A killed process that its parent has not waited for yet is a zombie: it holds nothing.
-    time.sleep(0.1)
+    os.waitid(os.P_PID, first.pid, os.WEXITED | os.WNOWAIT)
     with hold_lock(tmp_path):
         assert locks(tmp_path) == ["run.lock.2"]
     first.communicate()
@@ -316,7 +316,7 @@ def test_the_first_signal_lets_the_loop_finish_and_save(tmp_path, number, code):
     process = start_python(LOOP, tmp_path, "polite")
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=30)
     assert (output, process.returncode) == ("saved\n", code)
     assert "once more to stop at once" in errors and "Traceback" not in errors
 
@@ -328,7 +328,7 @@ def test_the_second_signal_stops_at_once_and_frees_the_folder(tmp_path, number, 
     process.send_signal(signal.SIGTERM)
     assert "once more" in process.stderr.readline() + process.stderr.readline()
     process.send_signal(number)
-    output, errors = process.communicate(timeout=10)
+    output, errors = process.communicate(timeout=30)
     assert (output, process.returncode) == ("", code)
     assert "Traceback" not in errors and locks(tmp_path) == []
 
