@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -352,10 +353,15 @@ def test_malformed_safetensors_are_one_clear_error(tmp_path, header):
         load_checkpoint(path)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    return save(tmp_path_factory.mktemp("saved"), 1)
+
+
 @settings(max_examples=150, deadline=None)
 @given(content=st.binary(max_size=64), header=st.text(max_size=60), name=st.sampled_from(["state.json", "model"]))
-def test_any_bytes_load_or_are_refused(tmp_path_factory, content, header, name):
-    path = save(tmp_path_factory.mktemp("fuzz"), 1)
+def test_any_bytes_load_or_are_refused(tmp_path_factory, saved, content, header, name):
+    path = shutil.copytree(saved, tmp_path_factory.mktemp("fuzz") / saved.name)
     if name == "state.json":
         doctor(path, name, header.encode("utf-8", "surrogatepass") + content)
     else:
@@ -429,6 +435,7 @@ import torch
 torch.set_num_threads(1)
 from metarl.checkpoint import load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 
+os.fsync = lambda descriptor: None  # a killed process loses nothing that it wrote; only a power cut does
 CALLS = ["open", "write", "fsync", "close", "mkdir", "rename", "unlink", "rmdir", "listdir"]
 
 def tensors(step):
@@ -498,7 +505,7 @@ torch.set_num_threads(1)
 from metarl.checkpoint import rotate_checkpoints, save_checkpoint
 step = int(sys.argv[2])
 while True:
-    tensors = {"model": {"w": torch.full((1 << 20,), float(step))}}
+    tensors = {"model": {"w": torch.full((1 << 19,), float(step))}}
     rotate_checkpoints(save_checkpoint(Path(sys.argv[1]), step, tensors, {"step": step}), keep_last=2)
     sys.stdout.write("saved\\n")
     sys.stdout.flush()
@@ -507,7 +514,7 @@ while True:
 
 
 def test_kills_at_random_moments_never_leave_a_half_checkpoint(tmp_path):
-    moments = torch.rand(4, generator=torch.Generator().manual_seed(0)).tolist()
+    moments = torch.rand(3, generator=torch.Generator().manual_seed(0)).tolist()
     last = 0
     for moment in moments:
         command = [sys.executable, "-c", FOREVER, str(tmp_path), str(last + 1)]
@@ -521,7 +528,7 @@ def test_kills_at_random_moments_never_leave_a_half_checkpoint(tmp_path):
         process.communicate()
         for path in tmp_path.glob("ckpt-????????"):
             checkpoint = load_checkpoint(path)
-            assert torch.equal(checkpoint.tensors["model"]["w"], torch.full((1 << 20,), float(checkpoint.step)))
+            assert torch.equal(checkpoint.tensors["model"]["w"], torch.full((1 << 19,), float(checkpoint.step)))
         newest = newest_checkpoint(tmp_path).step
         assert newest > last
         last = newest
