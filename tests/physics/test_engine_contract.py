@@ -349,6 +349,17 @@ def test_forward_flags_a_bad_state_too_and_leaves_finite_arrays(engine: Engine) 
     assert all(torch.isfinite(value).all() for value in snapshot(engine).values())
 
 
+def test_a_fixture_at_nan_fails_its_world_even_if_nothing_moves_because_of_it() -> None:
+    free = 'contype="0" conaffinity="0"'
+    xml = f"""<mujoco><worldbody><body mocap="true"><geom size=".1" {free}/></body>
+      <body><joint type="slide"/><geom size=".1" {free}/></body></worldbody></mujoco>"""
+    engine = make_engine("batch", 3, make_physics(make_model(xml), data_fields=("qpos",), model_fields=()))
+    put(engine, "mocap_pos", (0, 0), NAN, world=1)
+    engine.step()
+    assert engine.failed.tolist() == [False, True, False]
+    assert torch.isfinite(engine.data("mocap_pos")).all()
+
+
 def test_a_diverging_world_fails_alone(engine: Engine) -> None:
     """A gain so absurd that the cart reaches numbers beyond 1e10 within a few steps."""
     ends = []
