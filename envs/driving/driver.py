@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from envs.driving import roads, track
-from metarl.rollout import Act
 from metarl.tasks import TaskDistribution
-from metarl.types import Arrays, PolicyInput
+from metarl.types import Act, Arrays, PolicyInput
 
 NOMINAL = {
     "grip": 0.75,
@@ -31,7 +30,7 @@ NOMINAL = {
     "power": 1.0,
 }
 """The middle of each train range that the driver uses."""
-MASS_KG, TYRE_STIFFNESS, PEAK_FORCE_N, DRAG, BRAKE = 3.7, 60.0, 20.0, 1.4, 8.0
+TYRE_STIFFNESS, DRAG = 60.0, 1.4
 SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
 AHEAD_M = roads.SPACING_M * track.LOOK_AHEAD_STRIDE
@@ -107,7 +106,7 @@ def _pursuit_curvature(
 def _steering(pursuit: Tensor, speed: Tensor, task: Arrays) -> Tensor:
     """Servo command for a curvature: the kinematic angle plus the difference of the axles' slip."""
     share = 0.5 + task["com_shift"] / (2 * track.AXLE_M)
-    force = task["mass"] * MASS_KG * speed.square() * pursuit
+    force = task["mass"] * track.MASS_KG * speed.square() * pursuit
     slip_front = force * share / (TYRE_STIFFNESS * task["tyre_stiffness_front"])  # m/s
     slip_rear = force * (1 - share) / (TYRE_STIFFNESS * task["tyre_stiffness_rear"])
     angle = (2 * track.AXLE_M * pursuit).atan() + (slip_front - slip_rear) / speed.clamp(min=1.0)
@@ -117,7 +116,7 @@ def _steering(pursuit: Tensor, speed: Tensor, task: Arrays) -> Tensor:
 def _target_speed(curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor, task: Arrays) -> Tensor:
     """Largest speed from which every corner ahead can still be reached at its own speed: v^2 = v_c^2 + 2 a d."""
     corner = lateral_acceleration.unsqueeze(1) / curvature.abs().clamp(min=0.05)  # (N, 8) speed squared
-    strongest_brake = BRAKE * speed.clamp(min=1.0) / (task["mass"] * MASS_KG)
+    strongest_brake = track.BRAKE_N_PER_M_S * speed.clamp(min=1.0) / (task["mass"] * track.MASS_KG)
     braking = 0.4 * torch.minimum(lateral_acceleration, strongest_brake)
     ahead = torch.arange(track.NUM_LOOK_AHEADS, device=speed.device) * AHEAD_M
     distance = (ahead - (task["motor_lag"] * speed).unsqueeze(1)).clamp(min=0.0)
@@ -126,6 +125,6 @@ def _target_speed(curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor
 
 def _pedal(target: Tensor, speed: Tensor, task: Arrays) -> Tensor:
     """Proportional speed control: the drive force beyond the drag, or the brake for what the drag leaves over."""
-    force = 4.0 * task["mass"] * MASS_KG * (target - speed) + DRAG * speed
-    brake = force / (BRAKE * speed.clamp(min=0.5))
-    return torch.where(force > 0, force / (task["power"] * PEAK_FORCE_N), brake)
+    force = 4.0 * task["mass"] * track.MASS_KG * (target - speed) + DRAG * speed
+    brake = force / (track.BRAKE_N_PER_M_S * speed.clamp(min=0.5))
+    return torch.where(force > 0, force / (task["power"] * track.PEAK_FORCE_N), brake)

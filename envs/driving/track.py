@@ -26,8 +26,9 @@ sees commands at whole substeps, so delays act rounded up to 10 ms; the edges of
 
 Actions (N, 2) in [-1, 1]
     0  steering       servo target, times 0.42 rad; positive turns left
-    1  drive          positive: share of the peak drive force, at the rear axle, less 1.4 N per m/s of drag;
-                      negative: brake, at all wheels, 8 N per m/s at -1, so it stops the car and never reverses it
+    1  pedal          positive: drive, times 20 N, less 1.4 N per m/s of drag; negative: brake, 8 N per m/s at -1,
+                      which stops the car and never reverses it. All wheels; both end at the grip that cornering
+                      leaves over, sqrt(1 - (speed * yaw rate / (grip * g))^2) of grip * weight.
 
 Observations (N, 17), independent of where the road lies, clipped to [-5, 5]
     0      steering servo angle          / 0.42 rad
@@ -53,7 +54,7 @@ Horizon: 250 steps (10 s): long enough that a driver who knows the vehicle finis
 Source: tyre and steering constants are those of a 1:10 car as in f1tenth_gym (mass 3.74 kg, wheelbase 0.33 m,
 steering 0.42 rad). Deviations from a single-track model with slip angles: the lateral force is proportional to the
 lateral velocity of the axle instead of its slip angle (stable at standstill and integrated implicitly), and
-lateral and longitudinal force are each limited by grip * load instead of by a common circle.
+the friction circle gives cornering the first call on the grip, once per control step.
 """
 
 from __future__ import annotations
@@ -79,6 +80,11 @@ MAX_STEER_RAD = 0.42
 AXLE_M = 0.165
 """Distance of each axle from the middle of the chassis."""
 GRAVITY = 9.81
+MASS_KG = 3.7
+PEAK_FORCE_N = 20.0
+"""Drive force at full pedal and standstill."""
+BRAKE_N_PER_M_S = 8.0
+"""Force of the full brake per speed, N/(m/s)."""
 NUM_SUBSTEPS = 4
 CONTROL_DT_S = 0.04
 REFERENCE_SPEED = 5.0
@@ -154,7 +160,7 @@ def make_spec(horizon: int = 250) -> EnvSpec:
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """Tables of each task: the centreline, the largest errors on the road, the scale of observations."""
+    """Tables of each task: the centreline, the largest errors on the road, scales, grip."""
     half_width = task["width"] / 2
     units = [MAX_STEER_RAD, 5.0, 5.0, 1.0, 1.0, 1.0, 1.0, 0.5] + [1.0] * (NUM_LOOK_AHEADS + 1)
     obs_scale = half_width.new_tensor(units).reciprocal().repeat(len(half_width), 1)
@@ -163,6 +169,9 @@ def derive(task: Arrays) -> dict[str, Tensor]:
         "road": roads.centreline(task["shape"], task["max_curvature"], task["direction"]),
         "pose_limit": torch.stack([half_width, torch.full_like(half_width, math.pi / 2)], 1),
         "obs_scale": obs_scale,
+        "grip_acceleration": task["grip"] * GRAVITY,
+        "grip_force": task["grip"] * task["mass"] * (MASS_KG * GRAVITY),
+        "peak_force": task["power"] * PEAK_FORCE_N,
     }
 
 
@@ -180,9 +189,9 @@ def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
     weight = field["body_mass"].sum(1) * GRAVITY
     moment = (field["body_mass"] * field["body_ipos"][..., 0]).sum(1) + field["body_mass"][:, FRONT_AXLE] * AXLE_M
     front_share = 0.5 + moment * GRAVITY / weight / (2 * AXLE_M)
-    front_limit = task["grip"] * weight * front_share
-    rear_limit = task["grip"] * weight * (1 - front_share)
-    limits = {DRIVE: rear_limit, BRAKE: front_limit + rear_limit, TYRE_FRONT: front_limit, TYRE_REAR: rear_limit}
+    grip_force = task["grip"] * weight
+    front_limit = grip_force * front_share
+    limits = {DRIVE: grip_force, BRAKE: grip_force, TYRE_FRONT: front_limit, TYRE_REAR: grip_force - front_limit}
     for actuator, limit in limits.items():
         field["actuator_forcerange"][:, actuator] = torch.stack([-limit, limit], 1)
     field["actuator_biasprm"][:, TYRE_FRONT, 2] *= task["tyre_stiffness_front"]
@@ -214,9 +223,14 @@ def reset(task: Arrays, noise: Noise) -> Start:
 
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
-    """Steering target, drive and brake; off the road the brake."""
+    """Steering target, drive and brake within the friction circle; off the road the brake."""
+    yaw_rate, speed = data["sensordata"][:, 1], data["sensordata"][:, 2]
+    used = speed * yaw_rate / task["grip_acceleration"]
+    left_over = task["grip_force"] * (1.0 - used.square()).clamp(min=0.0).sqrt()  # (N,) newton
     pedal = action[:, 1].masked_fill(state["off_road"], -1.0)
-    drive, brake, tyre = pedal.clamp(min=0.0), -pedal.clamp(max=0.0), torch.zeros_like(pedal)
+    drive = pedal.clamp(min=0.0).minimum(left_over / task["peak_force"])
+    brake = pedal.neg().clamp(min=0.0).minimum(left_over / (BRAKE_N_PER_M_S * speed.clamp(min=0.1)))
+    tyre = torch.zeros_like(pedal)
     return {"ctrl": torch.stack([action[:, 0] * MAX_STEER_RAD, drive, brake, tyre, tyre], 1)}
 
 

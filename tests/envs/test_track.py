@@ -187,7 +187,8 @@ def test_grip_times_load_limits_the_forces():
     # Moments about the rear axle: chassis at 0.165 m + shift, front axle (0.2 kg) at 0.33 m.
     front = torch.tensor([0.5 * (3.5 * 0.165 + 0.2 * 0.33), 1.5 * (3.5 * 0.195 + 0.2 * 0.33)]) / 0.33 * 9.81
     torch.testing.assert_close(limit[:, track.TYRE_FRONT], front)
-    assert torch.equal(limit[:, track.DRIVE], limit[:, track.TYRE_REAR])
+    for actuator in (track.DRIVE, track.BRAKE):
+        torch.testing.assert_close(limit[:, actuator], torch.tensor([0.5, 1.0]) * weight)
 
 
 def test_lateral_acceleration_saturates_at_the_grip():
@@ -237,6 +238,21 @@ def test_brake_stops_the_car_and_does_not_reverse_it():
     # 9.4 N per m/s of brake and drag on 3.7 kg.
     assert speed[5] / speed[0] == pytest.approx(math.exp(-9.4 / 3.7 * 0.2), rel=0.05)
     assert min(speed) > -1e-3 and speed[-1] < 0.01
+
+
+def test_cornering_takes_its_grip_from_drive_and_brake():
+    task = track.derive(SPEC.tasks.unpack(tasks_with(4, grip=0.7)))
+    # Yaw rate and speed: v r / (mu g) = 6 / 6.867 leaves sqrt(1 - 0.8738^2) = 0.4864 of 0.7 * 36.3 N, 12.36 N.
+    sensors = torch.tensor([[0.0, 2.0, 3.0], [0.0, -2.0, 3.0], [0.0, 0.0, 2.0], [0.0, 3.0, 3.0]])
+    state = {"off_road": torch.zeros(4, dtype=torch.bool)}
+    pedal = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.5, 1.0]])
+    ctrl = SPEC.control(task, {"sensordata": sensors}, state, pedal)["ctrl"]
+    expected = torch.zeros(4, 5)
+    expected[0, track.DRIVE] = 12.36 / 20.0
+    expected[1, track.BRAKE] = 12.36 / 24.0
+    expected[2, track.BRAKE] = 1.0
+    expected[3, track.STEER] = 0.21  # sliding: nothing is left over
+    torch.testing.assert_close(ctrl, expected, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
