@@ -2,129 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, UnknownNameError
+from metarl.options import (
+    DoctorOptions,
+    EvaluateOptions,
+    ListOptions,
+    RecordOptions,
+    TrainOptions,
+    hyphenated,
+    parse,
+    peek,
+)
 
 if TYPE_CHECKING:
     from metarl.evaluate import Evaluation
     from metarl.run import LoadedRun
 
-Split = Literal["train", "validation", "test", "interpolation", "extrapolation"]
-Options = TypeVar("Options")
-
-_console = Console(highlight=False)
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Meta-train an algorithm on an environment's task distribution."""
-
-    algorithm: tyro.conf.Positional[str]
-    """Algorithm: see `metarl list`."""
-    env: str
-    """Environment: see `metarl list`."""
-    settings: tyro.conf.OmitArgPrefixes[Any]
-    """Settings of the algorithm."""
-    preset: str = "default"
-    """Settings to start from: see `metarl list`."""
-    out: Path | None = None
-    """Run folder; default runs/ALGORITHM-ENV-seedSEED."""
-    seed: int = 0
-    """Seed of everything random."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    resume: bool = False
-    """Go on with the run in the folder, from its newest whole checkpoint."""
-    env_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
-    """Options of the environment, such as num_arms=10."""
-    torch_threads: int = 1
-    """Threads of torch on the CPU."""
-    physics_threads: int = 0
-    """Threads of the CPU physics engine, 0 for all cores."""
-    checkpoint_interval_s: float = 60.0
-    """Seconds between checkpoints."""
-    keep_checkpoints: int = 3
-    """Checkpoints to keep."""
-    validate_every: int = 20
-    """Updates between evaluations on the validation split, 0 for none."""
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Let a trained run adapt to unseen tasks, and say how well, episode by episode."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder, or one of its checkpoints."""
-    split: Split = "test"
-    """Which tasks."""
-    num_tasks: int = 64
-    """How many tasks."""
-    episodes: int | None = None
-    """Episodes per trial; default: as many as in training."""
-    seed: int = 0
-    """Seed of the tasks, the worlds' noise and sampled actions."""
-    stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
-    compare: tuple[Path, ...] = ()
-    """Other runs on the same environment, to put beside this one."""
-    json: Path | None = None
-    """Where the numbers go; default RUN/evaluation.json."""
-    plot: Path | None = None
-    """Where the picture goes; default RUN/evaluation.png."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-
-
-@dataclass(frozen=True)
-class RecordOptions:
-    """Write a video of a trained run adapting to unseen tasks, side by side."""
-
-    run: tyro.conf.Positional[Path]
-    """Run folder, or one of its checkpoints."""
-    split: Split = "test"
-    """Which tasks."""
-    num_tasks: int = 4
-    """Panels of the video."""
-    episodes: int | None = None
-    """Episodes per trial; default: as many as in training."""
-    out: Path | None = None
-    """The video; default videos/ALGORITHM-ENV.mp4."""
-    seed: int = 0
-    """Seed of the tasks and the worlds' noise."""
-    speed: float = 1.0
-    """1 plays in real time, 2 twice as fast."""
-    stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
-    render_backend: str = "auto"
-    """auto, egl, osmesa, glfw or warp."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
+_MAX_WIDTH = 120
+_console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def train(arguments: list[str]) -> int:
     """`metarl train`."""
-    from metarl import learners
     from metarl.config import RunConfig
     from metarl.run import resolve_device
     from metarl.train import train as run_training
 
-    algorithm = next((a for a in arguments[:1] if not a.startswith("-")), "rl2")
-    env = _peek(arguments, "--env") or ""
-    settings = learners.preset(algorithm, env, _peek(arguments, "--preset") or "default")
-    default = TrainOptions(algorithm=tyro.MISSING, env=tyro.MISSING, settings=settings)
-    options = _parse(TrainOptions, "train", arguments, default)
+    options = parse(TrainOptions, "train", arguments, _train_defaults(hyphenated(arguments)))
     config = RunConfig(
         algorithm=options.algorithm,
         env=options.env,
@@ -137,7 +51,7 @@ def train(arguments: list[str]) -> int:
     )
     outcome = run_training(
         config,
-        options.out or Path("runs") / f"{config.algorithm}-{config.env}-seed{config.seed}",
+        options.out or _default_folder(config.algorithm, config.env, config.seed),
         resume=options.resume,
         checkpoint_interval_s=options.checkpoint_interval_s,
         keep_checkpoints=options.keep_checkpoints,
@@ -150,7 +64,7 @@ def train(arguments: list[str]) -> int:
 
 def evaluate(arguments: list[str]) -> int:
     """`metarl evaluate`."""
-    options = _parse(EvaluateOptions, "evaluate", arguments)
+    options = parse(EvaluateOptions, "evaluate", arguments)
 
     from metarl.evaluate import evaluate as run_evaluation
     from metarl.evaluate import table
@@ -162,8 +76,11 @@ def evaluate(arguments: list[str]) -> int:
     run = load_run(options.run, options.device)
     others = [load_run(path, options.device) for path in options.compare]
     for other in others:
-        if (other.config.env, other.config.env_options) != (run.config.env, run.config.env_options):
-            raise ConfigError(f"{other.path} was trained on {other.config.env}, {run.path} on {run.config.env}.")
+        _refuse_another_env(run, other)
+    json_path = options.json or run.path / "evaluation.json"
+    plot_path = options.plot or run.path / "evaluation.png"
+    _check_writable(json_path, "--json")
+    _check_writable(plot_path, "--plot")
     num_episodes = _num_episodes(run, options.episodes)
     protocol: dict[str, Any] = {
         "split": options.split,
@@ -175,39 +92,39 @@ def evaluate(arguments: list[str]) -> int:
     }
     evaluations: dict[str, Evaluation] = {}
     for loaded in [run, *others]:
-        name = loaded.config.algorithm
-        label = name if name not in evaluations else f"{name} ({loaded.path.name})"
-        evaluations[label] = run_evaluation(loaded.learner, loaded.spec, algorithm=name, **protocol)
+        label = _label(loaded, evaluations)
+        evaluations[label] = run_evaluation(loaded.learner, loaded.spec, algorithm=loaded.config.algorithm, **protocol)
     protocol["deterministic"] = False
     evaluations["random"] = run_evaluation(RandomPolicy(run.spec), run.spec, algorithm="random", **protocol)
     _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
-    values = evaluations[run.config.algorithm].to_json()
-    values["references"] = {
-        label: e.to_json() for label, e in evaluations.items() if e.algorithm != values["algorithm"]
-    }
-    json_path = options.json or run.path / "evaluation.json"
-    plot_path = options.plot or run.path / "evaluation.png"
+    first, *references = evaluations
+    values = evaluations[first].to_json()
+    values["references"] = {label: evaluations[label].to_json() for label in references}
     write_json(json_path, values)
-    adaptation_curve(plot_path, evaluations)
-    _console.print(f"wrote {json_path} and {plot_path}")
+    picture, _ = adaptation_curve(plot_path, evaluations)
+    _console.print(f"wrote {json_path} and {picture}")
     return 0
 
 
 def record(arguments: list[str]) -> int:
     """`metarl record`."""
-    options = _parse(RecordOptions, "record", arguments)
+    options = parse(RecordOptions, "record", arguments)
 
     from metarl.record import record as run_recording
+    from metarl.record import require_body
     from metarl.run import load_run
     from metarl.seeding import make_generator
 
     run = load_run(options.run, options.device)
+    require_body(run.spec)
+    out = options.out or Path("videos") / f"{run.config.algorithm}-{run.config.env}.mp4"
+    _check_writable(out, "--out")
     recording = run_recording(
         run.learner,
         run.spec,
         run.spec.tasks.split(options.split, options.num_tasks, options.seed),
         _num_episodes(run, options.episodes),
-        options.out or Path("videos") / f"{run.config.algorithm}-{run.config.env}.mp4",
+        out,
         generator=make_generator(options.seed, "evaluation", run.config.device) if options.stochastic else None,
         seed=options.seed,
         device=run.config.device,
@@ -224,64 +141,95 @@ def record(arguments: list[str]) -> int:
 
 def list_names(arguments: list[str]) -> int:
     """`metarl list`."""
-    from metarl.listing import algorithms, environments
+    options = parse(ListOptions, "list", arguments)
 
-    @dataclass(frozen=True)
-    class ListOptions:
-        """Environments with their task parameters, algorithms and presets."""
+    from metarl.listing import details, overview
 
-        name: tyro.conf.Positional[str] = ""
-        """Show this environment only."""
-
-    options = _parse(ListOptions, "list", arguments)
-    for title, rows in environments(options.name):
-        _print_table(rows, title)
-    if not options.name:
-        _print_table(algorithms(), "algorithms")
+    width = min(_console.width, _MAX_WIDTH)
+    _console.print(details(options.name, width) if options.name else overview(width))
     return 0
 
 
 def doctor(arguments: list[str]) -> int:
     """`metarl doctor`."""
+    parse(DoctorOptions, "doctor", arguments)
+
     from metarl.doctor import as_table, report
 
-    @dataclass(frozen=True)
-    class DoctorOptions:
-        """What this machine can do, and how to get the rest."""
-
-    _parse(DoctorOptions, "doctor", arguments)
-    _console.print(as_table(report()))
+    Console().print(as_table(report()))
     return 0
 
 
-def _parse(cls: type[Options], command: str, arguments: Sequence[str], default: Options | None = None) -> Options:
-    """Read options; a mistake becomes one line that says what is available."""
-    complaint = io.StringIO()
-    options: dict[str, Any] = {} if default is None else {"default": default}
+def _train_defaults(arguments: Sequence[str]) -> TrainOptions:
+    """Where the options of a training start from: the preset, or the run that is to be resumed."""
+    import envs
+    from metarl import learners
+
+    names = learners.names()
+    asks_help = bool({"-h", "--help"} & set(arguments))
+    if not asks_help and (not arguments or arguments[0].startswith("-")):
+        raise ConfigError(
+            f"name the algorithm first, as in `metarl train rl2 --env reach-planar`. Available: {', '.join(names)}."
+        )
+    algorithm = next((a for a in arguments[:1] if not a.startswith("-")), names[0])
+    env = peek(arguments, "--env") or ""
+    learners.find(algorithm)
+    if env and env not in envs.names():
+        raise UnknownNameError("environment", env, envs.names())
+    start: dict[str, Any] = {"algorithm": tyro.MISSING, "env": tyro.MISSING}
+    preset = peek(arguments, "--preset")
+    saved = _saved_options(arguments, algorithm, env) if "--resume" in arguments and not preset else None
+    return TrainOptions(**start, **(saved or {"settings": learners.preset(algorithm, env, preset or "default")}))
+
+
+def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[str, Any] | None:
+    """The options of the run that is to be resumed; None if it is another algorithm's or environment's."""
+    from metarl.run import read_config
+    from metarl.run_folder import open_run
+
+    out = peek(arguments, "--out") or _default_folder(algorithm, env, peek(arguments, "--seed") or 0)
+    run = open_run(Path(out))
+    config = read_config(run.config, run.path)
+    if (config.algorithm, config.env) != (algorithm, env):
+        return None
+    return {
+        "settings": config.settings,
+        "env_options": tuple(f"{name}={json.dumps(value)}" for name, value in config.env_options.items()),
+        "seed": config.seed,
+        "device": config.device,
+        "torch_threads": config.torch_threads,
+        "physics_threads": config.physics_threads,
+    }
+
+
+def _default_folder(algorithm: str, env: str, seed: int | str) -> Path:
+    return Path("runs") / f"{algorithm}-{env}-seed{seed}"
+
+
+def _refuse_another_env(run: LoadedRun, other: LoadedRun) -> None:
+    here, there = ((r.config.env, r.config.env_options) for r in (run, other))
+    if here != there:
+        name, there_name = (" ".join([n, *(f"{k}={v}" for k, v in o.items())]) for n, o in (here, there))
+        raise ConfigError(f"{other.path} was trained on {there_name}, {run.path} on {name}: they cannot be compared.")
+
+
+def _label(run: LoadedRun, taken: Collection[str]) -> str:
+    """A name for a run in tables and pictures: its algorithm, with its folder where that is taken."""
+    names = [run.config.algorithm, f"{run.config.algorithm} ({run.path.name})", f"{run.config.algorithm} ({run.path})"]
+    numbered = (f"{names[-1]} #{number}" for number in range(2, 2 + len(taken)))
+    return next(name for name in [*names, *numbered] if name not in taken)
+
+
+def _check_writable(path: Path, option: str) -> None:
+    """Make the folder of a file that is to be written, and fail now rather than after the work."""
     try:
-        with contextlib.redirect_stderr(complaint):
-            config = (tyro.conf.FlagCreatePairsOff,)
-            return tyro.cli(cls, prog=f"metarl {command}", args=list(arguments), config=config, **options)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ConfigError(_one_line(complaint.getvalue()) or f"see metarl {command} --help") from stop
-
-
-def _one_line(box: str) -> str:
-    """The text of tyro's framed message, without the frame."""
-    lines = [re.sub(r"[│╭╮╰╯─]", "", line).strip() for line in box.splitlines()[1:]]
-    return " ".join(line for line in lines if line)
-
-
-def _peek(arguments: Sequence[str], option: str) -> str | None:
-    """The value of an option that decides how the others are read."""
-    for position, argument in enumerate(arguments):
-        if argument == option and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith(f"{option}="):
-            return argument.partition("=")[2]
-    return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}. Choose another {option}.") from error
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder. Name a file in it with {option}.")
 
 
 def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -307,7 +255,7 @@ def _num_episodes(run: LoadedRun, asked: int | None) -> int:
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left", header_style="bold")
     for position, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if position == 0 else "right" if name[:1].islower() else "left")
+        table.add_column(name, justify="left" if position == 0 else "right")
     for row in rows[1:]:
         table.add_row(*row)
     _console.print(table)

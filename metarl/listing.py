@@ -1,65 +1,100 @@
-"""What there is to choose from, as rows of text: environments with their parameters, algorithms, presets."""
+"""What there is to choose from, as text: environments with their parameters, algorithms, presets."""
 
 from __future__ import annotations
 
+import textwrap
+
+import envs
 from metarl import learners
 from metarl.env import EnvSpec
+from metarl.errors import UnknownNameError
 from metarl.tasks import Choice, Distribution, Normal, Parameter, Uniform
 from metarl.types import Continuous
 
-Rows = list[list[str]]
+
+def overview(width: int = 80) -> str:
+    """All environments and algorithms, a few lines each.
+
+    Args:
+        width: characters per line.
+    """
+    blocks = [_environment(envs.make_spec(name), width) for name in envs.names()]
+    lines = [_wrapped(f"{name}: {learners.find(name).description}", width) for name in learners.names()]
+    more = _wrapped("`metarl list NAME` shows all about an environment or an algorithm.", width)
+    return "\n\n".join(["ENVIRONMENTS", *blocks, "ALGORITHMS", "\n".join(lines), more])
 
 
-def environments(name: str = "") -> list[tuple[str, Rows]]:
-    """A title and a table of task parameters for each environment, or for the named one.
+def details(name: str, width: int = 80) -> str:
+    """An environment with the ranges of its task parameters, or an algorithm with its presets.
 
     Raises:
-        UnknownNameError: no such environment.
+        UnknownNameError: no environment or algorithm of this name.
     """
-    import envs
+    if name in envs.names():
+        spec = envs.make_spec(name)
+        parameters = [_parameter(parameter, width) for parameter in spec.tasks.parameters]
+        return "\n".join([_environment(spec, width), "", *parameters])
+    if name in learners.names():
+        presets = [f"{env}: {', '.join(learners.preset_names(name, env))}" for env in envs.names()]
+        lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
+        return "\n".join([_wrapped(f"{name}: {learners.find(name).description}", width), *lines])
+    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()])
 
-    return [_environment(envs.make_spec(n)) for n in ([name] if name else envs.names())]
 
-
-def algorithms() -> Rows:
-    """A row per algorithm: name, what it is, environments with presets of their own."""
-    rows = [["algorithm", "what it is"]]
-    return rows + [[name, learners.find(name).description] for name in learners.names()]
-
-
-def _environment(spec: EnvSpec) -> tuple[str, Rows]:
+def _environment(spec: EnvSpec, width: int) -> str:
     space = spec.action_space
     actions = f"{space.dim} continuous" if isinstance(space, Continuous) else f"{space.num_actions} discrete"
     body = f"{spec.physics.control_dt_s * 1000:g} ms per step" if spec.physics else "no body"
     presets = ", ".join(learners.preset_names("rl2", spec.name))
-    title = (
-        f"{spec.name}: {spec.description}\n"
-        f"{spec.obs_dim} observations, {actions} actions, {spec.horizon} steps, {body}; "
-        f"splits {', '.join(spec.tasks.splits())}; presets {presets}"
+    return "\n".join(
+        [
+            _wrapped(f"{spec.name}: {spec.description}", width),
+            *(
+                _wrapped(line, width, "  ")
+                for line in (
+                    f"{spec.obs_dim} observations, {actions} actions, {spec.horizon} steps, {body}",
+                    f"task parameters: {', '.join(p.name for p in spec.tasks.parameters)}",
+                    f"splits: {', '.join(spec.tasks.splits())}",
+                    f"presets: {presets}",
+                )
+            ),
+        ]
     )
-    rows = [["task parameter", "Unit", "Train", "Interpolation", "Extrapolation", "What it is"]]
-    return title, rows + [_parameter(p) for p in spec.tasks.parameters]
 
 
-def _parameter(parameter: Parameter) -> list[str]:
-    shape = "x".join(str(n) for n in parameter.shape)
-    name = f"{parameter.name} ({shape})" if shape else parameter.name
-    train, hole, shell = _ranges(parameter.distribution)
-    return [name, parameter.unit, train, hole, shell, parameter.description]
+def _parameter(parameter: Parameter, width: int) -> str:
+    """Two lines: name, shape, unit and meaning; where training and the held-out splits draw it."""
+    shape = " " + "x".join(str(n) for n in parameter.shape) if parameter.shape else ""
+    unit = "" if parameter.unit == "1" else f" [{parameter.unit}]"
+    meaning = f": {parameter.description}" if parameter.description else ""
+    ranges = "; ".join(f"{split} {values}" for split, values in _ranges(parameter.distribution).items())
+    head = _wrapped(f"{parameter.name}{shape}{unit}{meaning}", width, "  ")
+    return f"{head}\n{_wrapped(ranges, width, '      ')}"
 
 
-def _ranges(distribution: Distribution) -> tuple[str, str, str]:
+def _ranges(distribution: Distribution) -> dict[str, str]:
     if isinstance(distribution, Uniform):
-        log = " log" if distribution.log else ""
-        hole = _interval(distribution.hole) if distribution.hole else "-"
-        shell = " ".join(_interval(part) for part in distribution.shell) or "-"
-        return _interval((distribution.low, distribution.high)) + log, hole, shell
+        ranges = {"train": _interval((distribution.low, distribution.high)) + (" log" if distribution.log else "")}
+        if distribution.hole:
+            ranges["interpolation"] = _interval(distribution.hole)
+        if distribution.shell:
+            ranges["extrapolation"] = " ".join(_interval(part) for part in distribution.shell)
+        return ranges
     if isinstance(distribution, Choice):
-        return "one of " + ", ".join(f"{v:g}" for v in distribution.values), "-", "-"
+        return {"train": "one of " + ", ".join(f"{v:g}" for v in distribution.values)}
     if isinstance(distribution, Normal):
-        return f"normal, mean {distribution.mean:g}, std {distribution.std:g}", "-", "-"
-    return "flat on the simplex", "-", "-"
+        return {"train": f"normal, mean {distribution.mean:g}, std {distribution.std:g}"}
+    return {"train": "flat on the simplex"}
 
 
 def _interval(bounds: tuple[float, float]) -> str:
-    return f"[{bounds[0]:g}, {bounds[1]:g}]"
+    return f"[{bounds[0]:g},\N{NO-BREAK SPACE}{bounds[1]:g}]"
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> str:
+    """Lines of at most `width` characters, the second and later ones set in; long words are not cut."""
+    deeper = indent + " " * (len(text) - len(text.lstrip()) + 2)
+    lines = textwrap.wrap(
+        text, width, initial_indent=indent, subsequent_indent=deeper, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(lines).replace("\N{NO-BREAK SPACE}", " ")

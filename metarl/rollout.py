@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv
-from metarl.types import ActionSpace, PolicyInput, Rollout, Step, encode_action
-
-
-class Act(NamedTuple):
-    """What `Policy.act` returns.
-
-    Attributes:
-        action: (N, A) float32 or (N,) int64.
-        log_prob: (N,) float32.
-        memory: what the policy wants to see again at the next step.
-    """
-
-    action: Tensor
-    log_prob: Tensor
-    memory: Any
+from metarl.types import Act, ActionSpace, PolicyInput, Rollout, Step, encode_action
 
 
 class Policy(Protocol):

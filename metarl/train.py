@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.checkpoint import load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
+from metarl.checkpoint import has_checkpoint, load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
@@ -180,7 +180,9 @@ class _Training:
         self.saved_update = self.update
 
     def restore(self, folder: RunFolder) -> None:
-        """Go on where the newest whole checkpoint left off."""
+        """Go on where the newest whole checkpoint left off, or start if the run ended before its first one."""
+        if not has_checkpoint(folder.checkpoints):
+            return
         checkpoint = newest_checkpoint(folder.checkpoints)
         restore(self.learner, checkpoint, self.config)
         self.task_generator.set_state(checkpoint.tensors["rng"]["tasks"])

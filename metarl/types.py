@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,6 +96,20 @@ class PolicyInput(NamedTuple):
     prev_reward: Tensor
     prev_done: Tensor
     task: Tensor
+
+
+class Act(NamedTuple):
+    """What `Policy.act` returns.
+
+    Attributes:
+        action: (N, A) float32 or (N,) int64.
+        log_prob: (N,) float32.
+        memory: what the policy wants to see again at the next step.
+    """
+
+    action: Tensor
+    log_prob: Tensor
+    memory: Any
 
 
 @dataclass(frozen=True)

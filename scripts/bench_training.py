@@ -32,12 +32,12 @@ from metarl.env import BatchedEnv, EnvSpec
 from metarl.evaluate import evaluate
 from metarl.learners import preset
 from metarl.learners.rl2 import RL2, RL2Config
-from metarl.rollout import Act, collect
+from metarl.rollout import collect
 from metarl.sb3_adapter import SB3VecEnv
 from metarl.seeding import make_generator
 from metarl.statistics import bootstrap
 from metarl.trial_env import TrialVectorEnv
-from metarl.types import PolicyInput, Rollout
+from metarl.types import Act, PolicyInput, Rollout
 
 ENVS = ("half-cheetah-vel-pearl", "reach-planar")
 OURS = "metarl rl2"
@@ -258,7 +258,7 @@ class Rival:
             device="cpu",
         )
         self.initial_learning_rate = settings.learning_rate
-        self.anneal = settings.anneal_learning_rate
+        self.anneal = settings.anneal
 
     def update(self, progress: float) -> int:
         self.learning_rate = self.initial_learning_rate * (1 - 0.9 * progress * self.anneal)

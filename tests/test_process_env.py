@@ -19,8 +19,9 @@ from metarl.errors import ConfigError, SpecError, UnknownNameError, WorkerError
 from metarl.evaluate import evaluate_in
 from metarl.learners.rl2 import RL2, RL2Config
 from metarl.process_env import GymTaskDistribution
-from metarl.rollout import Act, collect
+from metarl.rollout import collect
 from metarl.tasks import Parameter, TaskDistribution, Uniform
+from metarl.types import Act
 from tests.ramp import Ramp
 
 TASKS = TaskDistribution((Parameter("slope", "1", Uniform(1.0, 2.0)), Parameter("length", "1", Uniform(50.0, 60.0))))

@@ -15,10 +15,10 @@ import envs
 from metarl.env import BatchedEnv, EnvSpec, Outcome, Physics, Start
 from metarl.errors import ConfigError, MetarlError
 from metarl.record import Clip, _panel, describe_tasks, frame_rate, record, snapshot, watch, write_clips
-from metarl.rollout import Act, collect
+from metarl.rollout import collect
 from metarl.seeding import make_generator
 from metarl.tasks import Parameter, TaskDistribution, Uniform
-from metarl.types import Continuous
+from metarl.types import Act, Continuous
 
 PENDULUM = """<mujoco><option timestep="0.02"/><worldbody><light pos="0 -2 2" dir="0 1 -1"/>
 <camera name="video" pos="0 -2 0" xyaxes="1 0 0 0 0 1"/>

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from metarl.env import BatchedEnv
-from metarl.rollout import Act, collect, policy_inputs
-from metarl.types import Discrete
+from metarl.rollout import collect, policy_inputs
+from metarl.types import Act, Discrete
 from tests.probes import countdown, hidden_lever, hidden_target
 
 

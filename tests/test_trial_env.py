@@ -14,9 +14,10 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.rollout import Act, collect
+from metarl.rollout import collect
 from metarl.sb3_adapter import SB3VecEnv
 from metarl.trial_env import TrialEnv, TrialVectorEnv
+from metarl.types import Act
 from tests.probes import countdown, hidden_lever, hidden_target
 
 

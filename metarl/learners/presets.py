@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from metarl.learners.rl2 import RL2Config, without_memory
 
+_LONG_TRIALS = RL2Config(
+    total_steps=60_000_000,
+    num_worlds=512,
+    episodes_per_trial=100,
+    discount=0.99,
+    gae_lambda=0.3,
+    num_epochs=3,
+    num_minibatches=8,
+    entropy_coef=0.03,
+)
 _RL2: dict[str, dict[str, RL2Config]] = {
     # The RL² paper's bandits and MDPs: discount .99, lambda .3 (Duan et al. 2016, appendix).
     "bandit": {
         "default": RL2Config(
-            total_steps=10_000_000,
+            total_steps=4_000_000,
             num_worlds=2048,
             episodes_per_trial=10,
-            hidden_dim=64,
             discount=0.99,
             gae_lambda=0.3,
-            entropy_coef=0.005,
+            entropy_coef=0.01,
         ),
-        "n100": RL2Config(
-            total_steps=60_000_000,
-            num_worlds=1024,
-            episodes_per_trial=100,
-            hidden_dim=64,
-            discount=0.99,
-            gae_lambda=0.3,
-            entropy_coef=0.005,
-        ),
+        "n100": _LONG_TRIALS,
     },
-    "tabular-mdp": {
-        "default": RL2Config(
-            total_steps=60_000_000,
-            num_worlds=512,
-            episodes_per_trial=10,
-            hidden_dim=128,
-            discount=0.99,
-            gae_lambda=0.3,
-            entropy_coef=0.005,
-        )
-    },
+    "tabular-mdp": {"default": replace(_LONG_TRIALS, episodes_per_trial=10)},
     "point-navigation": {
         "default": RL2Config(total_steps=6_000_000, num_worlds=128, episodes_per_trial=2, bootstrap_at_end=True)
     },

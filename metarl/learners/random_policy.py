@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
-from metarl.rollout import Act, collect
-from metarl.types import Continuous, PolicyInput, Rollout
+from metarl.rollout import collect
+from metarl.types import Act, Continuous, PolicyInput, Rollout
 
 
 class RandomPolicy:

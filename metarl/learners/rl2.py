@@ -46,8 +46,8 @@ class RL2Config:
     """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
     learning_rate: float = 1e-3
     """Step size of Adam."""
-    anneal_learning_rate: bool = True
-    """Decrease the step size linearly to a tenth over the training."""
+    anneal: bool = True
+    """Decrease step size and entropy bonus linearly to a tenth over the training."""
     num_epochs: int = 6
     """Passes over each batch of trials."""
     num_minibatches: int = 4
@@ -159,8 +159,9 @@ class RL2:
             # The first batch only sets the scales: advantages of raw rewards would throw the weights far off.
             self._update_normalizers(rollout)
             return {"gradient_steps": 0.0, "skipped_minibatches": 0.0}
-        if config.anneal_learning_rate:
-            self.optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - 0.9 * progress)
+        decay = 1 - 0.9 * progress if config.anneal else 1.0
+        entropy_coef = config.entropy_coef * decay
+        self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
         inputs = policy_inputs(rollout, self.space)
         advantage, target = self._advantages(rollout)
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
@@ -178,7 +179,7 @@ class RL2:
                 part.valid,
                 config.clip,
             )
-            total = loss.policy + config.value_coef * loss.value - config.entropy_coef * loss.entropy
+            total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
             kl = float(loss.kl)
             if kl > config.target_kl and num_updates:
                 break

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from metarl.nets.distributions import ActionDistribution, Categorical, Gaussian
 from metarl.nets.normalizer import RewardScaler, RunningNormalizer
-from metarl.rollout import Act
-from metarl.types import ActionSpace, Continuous, PolicyInput
+from metarl.types import Act, ActionSpace, Continuous, PolicyInput
 
 
 class Evaluation(NamedTuple):
