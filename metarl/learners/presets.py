@@ -7,7 +7,7 @@ from dataclasses import replace
 from metarl.learners.rl2 import RL2Config, without_memory
 
 _LONG_TRIALS = RL2Config(
-    total_steps=60_000_000,
+    total_steps=40_000_000,
     num_worlds=512,
     episodes_per_trial=100,
     discount=0.99,
@@ -29,7 +29,7 @@ _RL2: dict[str, dict[str, RL2Config]] = {
         ),
         "n100": _LONG_TRIALS,
     },
-    "tabular-mdp": {"default": replace(_LONG_TRIALS, episodes_per_trial=10)},
+    "tabular-mdp": {"default": replace(_LONG_TRIALS, episodes_per_trial=10, hidden_dim=128)},
     "point-navigation": {
         "default": RL2Config(total_steps=6_000_000, num_worlds=128, episodes_per_trial=2, bootstrap_at_end=True)
     },
