@@ -54,6 +54,7 @@ def adaptation_curve(
     curves: Mapping[str, Curve],
     *,
     references: Collection[str] = ("domain-randomised", "oracle", "random"),
+    y_label: str = "return (IQM, 95 % interval)",
     title: str = "",
 ) -> tuple[Path, Path]:
     """Draw the return of each episode of a trial, and the rate of success where there is one.
@@ -62,6 +63,7 @@ def adaptation_curve(
         path: where the picture goes; its suffix is replaced by .png and .svg.
         curves: {label: curve}, at least one.
         references: labels of policies that do not adapt, drawn grey and dashed.
+        y_label: what the curves are.
         title: a line above.
 
     Returns:
@@ -84,7 +86,7 @@ def adaptation_curve(
     num_episodes = max(len(curve.iqm_return) for curve in curves.values())
     for panel in panels:
         _label_episodes(panel, num_episodes)
-    panels[0].set_ylabel("return (IQM, 95 % interval)")
+    panels[0].set_ylabel(y_label)
     if with_success:
         panels[1].set_ylabel("tasks solved (%)")
         panels[1].set_ylim(-4, 104)  # room for the markers at 0 and 100
