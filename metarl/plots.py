@@ -162,7 +162,15 @@ def _finish(figure: Figure, panels: Sequence[Axes], path: Path, title: str) -> t
 
     handles, names = panels[0].get_legend_handles_labels()
     labels = [name.replace("$", r"\$") for name in names]  # a name is no formula
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False, fontsize=11)
+    columns = int(figure.get_figwidth() / (0.085 * max(map(len, labels)) + 0.75))  # inches of a letter, of the rest
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(len(labels), max(columns, 1), 4),
+        frameon=False,
+        fontsize=11,
+    )
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=13)
     png, svg = path.with_suffix(".png"), path.with_suffix(".svg")

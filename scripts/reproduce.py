@@ -123,7 +123,7 @@ def report(name: str, target: Target, runs: Mapping[str, Sequence[LoadedRun]], d
         # The interquartile mean of rewards that are 0 or 1 says little.
         drawn, y_label = {p: pooled(e, np.mean) for p, e in judged["test"].items()}, "return (mean, 95 % interval)"
     save(results / f"{name}.json", result)
-    title = f"{name}: {target.num_tasks} unseen tasks, {len(runs['rl2'])} seed(s)"
+    title = f"{name}: {target.num_tasks} unseen tasks, {len(runs['rl2'])} seed{'s' * (len(runs['rl2']) > 1)}"
     adaptation_curve(results / f"{name}.png", drawn, y_label=y_label, title=title)
     metrics = {a: [run.path / "metrics.jsonl" for run in of_seeds] for a, of_seeds in runs.items()}
     learning_curve(results / f"{name}-learning.png", metrics, smooth=20, title=f"{name}: training")
