@@ -59,14 +59,18 @@ def make_spec(name: str, **options: Any) -> EnvSpec:
 
     Raises:
         UnknownNameError: no such environment, or no such option.
+        ConfigError: an option's value is of another type than its default.
     """
-    from metarl.errors import UnknownNameError  # metarl imports this module to register its names
+    from metarl.errors import ConfigError, UnknownNameError  # metarl imports this module to register its names
 
     factory = _factory(name)
     known = inspect.signature(factory).parameters
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             raise UnknownNameError(f"option of {name}", option, known)
+        expected, got = type(known[option].default), type(value)
+        if expected in (bool, int, float, str) and got is not expected and (expected, got) != (float, int):
+            raise ConfigError(f"option {option} of {name} must be of type {expected.__name__}, got {value!r}.")
     return factory(**options)
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 bad input (one clear line), 1 a failure that is not the us
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -41,12 +42,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(_run(arguments[0], arguments[1:]))
     except MetarlError as error:
-        print(f"metarl {arguments[0]}: {error}", file=sys.stderr)
+        print(f"metarl {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left, as `head` does
+        # The reader of our output left, as `head` does; Python would complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

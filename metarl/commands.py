@@ -247,6 +247,8 @@ def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _num_episodes(run: LoadedRun, asked: int | None) -> int:
     trained = run.config.settings.episodes_per_trial
+    if asked is not None and asked < 1:
+        raise ConfigError(f"a trial has at least one episode, got {asked}.")
     if asked is not None and run.config.settings.memory and asked > trained:
         _console.print(f"note: trials of {asked} episodes; {run.path} was trained on trials of {trained}.")
     return trained if asked is None else asked

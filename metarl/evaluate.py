@@ -7,6 +7,7 @@ worlds and the sampled actions depend on the seed alone, so that two people judg
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Evaluation:
         success: B rows of K booleans, None where the environment has no success criterion.
         iqm_return: K interquartile means over tasks.
         ci95_return: K intervals.
-        mean_return, stderr_return: K means and standard errors, as the older literature reports them.
+        mean_return, stderr_return: K means and standard errors, as the older literature reports them; the
+            errors are NaN for a single task.
         success_rate: K rates, or None.
         failed_worlds: how many of the B simulations diverged.
     """
@@ -57,8 +59,9 @@ class Evaluation:
     failed_worlds: int
 
     def to_json(self) -> dict[str, Any]:
-        """The record as JSON values."""
-        return asdict(self)
+        """The record as JSON values; the standard errors are null for a single task."""
+        errors = [None if math.isnan(value) else value for value in self.stderr_return]
+        return asdict(self) | {"stderr_return": errors}
 
 
 def evaluate(
@@ -88,10 +91,12 @@ def evaluate(
 
     Raises:
         UnknownNameError: the environment has no such split.
-        ConfigError: no task or no episode.
+        ConfigError: no task, no episode or a negative seed.
     """
     if num_tasks < 1 or num_episodes < 1:
         raise ConfigError(f"evaluation needs at least one task and one episode, got {num_tasks} and {num_episodes}.")
+    if seed < 0:
+        raise ConfigError(f"the seed of an evaluation must not be negative, got {seed}.")
     env = BatchedEnv(spec, num_tasks, device=device)
     return evaluate_in(
         env,

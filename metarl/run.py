@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,12 @@ def resolve_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
         raise DeviceError(f"unknown device {name!r}. Available: auto, cpu, cuda, cuda:0, ...")
-    if kind == "cuda":
-        count = torch.cuda.device_count()
-        if int(index or 0) >= count:
-            raise DeviceError(f"device {name!r} was asked for, but this machine has {count} CUDA devices. Use cpu.")
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= count:
+        usable = ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        raise DeviceError(f"no device {name!r}: this machine has {count} CUDA devices. Available: {usable}.")
     return name
 
 
@@ -72,8 +73,9 @@ def load_run(path: Path, device: str = "auto") -> LoadedRun:
     Raises:
         CheckpointError: the folder is missing, damaged, in another format, or of another algorithm.
     """
+    path = Path(path)
     named = path.name.startswith("ckpt-")
-    run = open_run(path.parent.parent if named else path)
+    run = open_run(path.absolute().parent.parent if named else path)
     config = read_config(run.config, run.path, resolve_device(device))
     checkpoint = load_checkpoint(path) if named else newest_checkpoint(run.checkpoints)
     spec, learner = build(config)

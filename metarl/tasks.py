@@ -253,7 +253,13 @@ class TaskDistribution:
         """The fixed tasks of a split: the same (B, P) float32 tensor for everybody.
 
         Where the literature fixed the tasks (`fixed`), these are repeated in turn.
+
+        Raises:
+            UnknownNameError: these parameters have no such split.
+            SpecError: no task was asked for.
         """
+        if num_tasks < 1:
+            raise SpecError(f"a split gives at least one task, got num_tasks {num_tasks}.")
         if split in self.fixed:
             tasks = self.fixed[split]
             return tasks[torch.arange(num_tasks) % len(tasks)]

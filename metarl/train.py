@@ -72,8 +72,13 @@ def train(
 
     Raises:
         CheckpointError: the folder is in use, damaged, full, or holds another run.
-        ConfigError: `config` is not that of the run to resume.
+        ConfigError: `config` is not that of the run to resume, or a number is out of its range.
     """
+    if not (checkpoint_interval_s >= 0 and keep_checkpoints >= 1 and validate_every >= 0):
+        raise ConfigError(
+            "checkpoint_interval_s must be at least 0, keep_checkpoints at least 1 and validate_every at least 0, "
+            f"got {checkpoint_interval_s}, {keep_checkpoints} and {validate_every}."
+        )
     torch.set_num_threads(config.torch_threads)
     spec, learner = build(config)
     if resume:
