@@ -28,7 +28,7 @@ Actions (N, 2) in [-1, 1]
     0  steering       servo target, times 0.42 rad; positive turns left
     1  pedal          positive: drive, times 20 N, less 1.4 N per m/s of drag; negative: brake, 8 N per m/s at -1,
                       which stops the car and never reverses it. All wheels; both end at the grip that cornering
-                      leaves over, sqrt(1 - (speed * yaw rate / (grip * g))^2) of grip * weight.
+                      leaves over, sqrt((grip * weight)^2 - (mass * speed * yaw rate)^2).
 
 Observations (N, 17), independent of where the road lies, clipped to [-5, 5]
     0      steering servo angle          / 0.42 rad
@@ -169,8 +169,8 @@ def derive(task: Arrays) -> dict[str, Tensor]:
         "road": roads.centreline(task["shape"], task["max_curvature"], task["direction"]),
         "pose_limit": torch.stack([half_width, torch.full_like(half_width, math.pi / 2)], 1),
         "obs_scale": obs_scale,
-        "grip_acceleration": task["grip"] * GRAVITY,
-        "grip_force": task["grip"] * task["mass"] * (MASS_KG * GRAVITY),
+        "mass_kg": task["mass"] * MASS_KG,
+        "grip_force_squared": (task["grip"] * task["mass"] * (MASS_KG * GRAVITY)).square(),
         "peak_force": task["power"] * PEAK_FORCE_N,
     }
 
@@ -225,8 +225,9 @@ def reset(task: Arrays, noise: Noise) -> Start:
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
     """Steering target, drive and brake within the friction circle; off the road the brake."""
     yaw_rate, speed = data["sensordata"][:, 1], data["sensordata"][:, 2]
-    used = speed * yaw_rate / task["grip_acceleration"]
-    left_over = task["grip_force"] * (1.0 - used.square()).clamp(min=0.0).sqrt()  # (N,) newton
+    cornering = task["mass_kg"] * speed * yaw_rate  # (N,) newton
+    # sqrt((grip * weight)^2 - cornering^2)
+    left_over = torch.addcmul(task["grip_force_squared"], cornering, cornering, value=-1.0).clamp(min=0.0).sqrt()
     pedal = action[:, 1].masked_fill(state["off_road"], -1.0)
     drive = pedal.clamp(min=0.0).minimum(left_over / task["peak_force"])
     brake = pedal.neg().clamp(min=0.0).minimum(left_over / (BRAKE_N_PER_M_S * speed.clamp(min=0.1)))
@@ -245,7 +246,7 @@ def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Progress along the road, reward and end."""
     qpos, sensors = data["qpos"], data["sensordata"]
-    # The car goes on as it did: speed changes by a few millimetres per step.
+    # The foot is expected to go on as it did: progress changes by millimetres from one step to the next.
     foot = roads.locate(task["road"], qpos[:, :2], state["distance"] + state["advance"])
     advance = foot.distance - state["distance"]
     heading_error = torch.remainder(qpos[:, 2] - foot.heading + math.pi, 2 * math.pi) - math.pi
