@@ -23,6 +23,10 @@ from metarl.tasks import TaskDistribution
 from metarl.types import ActionSpace, Arrays, Continuous, Discrete, Step
 
 
+_HUGE = 3.4e38
+"""The largest number that still counts as finite in float32."""
+
+
 class Noise(NamedTuple):
     """Random numbers handed to an environment function.
 
@@ -289,7 +293,8 @@ class BatchedEnv:
         outcome = self.spec.step(self._task, self._data, self._state, action, noise)
         self._state = outcome.state
         obs = self.spec.observe(self._task, self._data, self._state)
-        sound = torch.isfinite(outcome.reward) & torch.isfinite(obs).all(-1)
+        total = obs.sum(-1) + outcome.reward
+        sound = total == total.clamp(-_HUGE, _HUGE)  # False for NaN and infinities
         if self.engine is not None:
             sound &= ~self.engine.failed
         # A world that diverged keeps its last sound observation and earns nothing more.
