@@ -67,7 +67,7 @@ def build(config: RunConfig) -> tuple[EnvSpec, Learner]:
     return spec, make_learner(config.algorithm, spec, config.settings, config.seed, config.device)
 
 
-def load_run(path: Path, device: str = "auto") -> LoadedRun:
+def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
     """Load the newest whole checkpoint of a run folder, or the checkpoint that `path` names.
 
     Raises:

@@ -51,7 +51,7 @@ class Outcome:
 
 def train(
     config: RunConfig,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     checkpoint_interval_s: float = 60.0,
@@ -79,6 +79,7 @@ def train(
             "checkpoint_interval_s must be at least 0, keep_checkpoints at least 1 and validate_every at least 0, "
             f"got {checkpoint_interval_s}, {keep_checkpoints} and {validate_every}."
         )
+    out = Path(out)
     torch.set_num_threads(config.torch_threads)
     spec, learner = build(config)
     if resume:
