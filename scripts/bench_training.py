@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -39,6 +40,7 @@ from metarl.statistics import bootstrap
 from metarl.trial_env import TrialVectorEnv
 from metarl.types import Act, PolicyInput, Rollout
 
+OnStep = Callable[[BatchedEnv], None]
 ENVS = ("half-cheetah-vel-pearl", "reach-planar")
 OURS = "metarl rl2"
 NOTES = {
@@ -46,7 +48,7 @@ NOTES = {
         "environment, engine, tasks, episodes per trial, inputs (observation, previous action, reward and done)",
         "layers and width: encoder, recurrent layer, then one layer and a head each for actor and critic; tanh",
         "steps per update, minibatches, epochs, Adam, discount, GAE lambda, clip, loss weights, gradient clip",
-        "learning rate, annealed to a tenth over the minutes; the KL at which an update stops; threads of torch",
+        "step size and entropy bonus, annealed to a tenth over the minutes; the KL at which an update stops; threads",
         "running normalisation of observations, and of rewards by the spread of the discounted return",
     ],
     "different": [
@@ -69,7 +71,9 @@ class Contender(Protocol):
         """Collect trials and learn from them; returns the environment steps. `progress` is the share of the time."""
         ...
 
-    def trial(self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None) -> Rollout:
+    def trial(
+        self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: OnStep | None = None
+    ) -> Rollout:
         """See `metarl.learners.Learner.trial`."""
         ...
 
@@ -89,7 +93,9 @@ class Training:
 
     @property
     def steps_per_s(self) -> float:
-        return median(steps / seconds for steps, seconds in zip(self.steps, self.seconds, strict=True))
+        """Median over updates but the first, which warms up, and from which rl2 does not learn."""
+        rates = [steps / seconds for steps, seconds in zip(self.steps, self.seconds, strict=True)]
+        return median(rates[1:] or rates)
 
 
 def main() -> None:
@@ -120,9 +126,9 @@ def main() -> None:
             digits = rival.removesuffix("-shared")
             if not digits.isdigit() or not int(digits) or settings.num_worlds % int(digits):
                 parser.error(f"--rivals {rival}: the worlds must divide the {settings.num_worlds} of ours on {name}.")
-        makers: dict[str, Callable[[int], Contender]] = {OURS: lambda seed, s=spec, c=settings: Ours(s, c, seed)}
+        makers: dict[str, Callable[[int], Contender]] = {OURS: partial(Ours, spec, settings)}
         for rival in rivals:
-            makers[_label(rival)] = lambda seed, s=spec, c=settings, r=rival: Rival(s, c, seed, r)
+            makers[_label(rival)] = partial(Rival, spec, settings, rival)
         rows = _compare(spec, makers, settings, arguments)
         results.append({"env": name, "settings": asdict(settings), "contenders": rows})
         _show(name, rows, arguments.minutes)
@@ -160,25 +166,25 @@ def _compare(
             )
             runs[name].append(training)
             returns[name].append(evaluation.returns)
-    ours = [training.steps_per_s for training in runs[OURS]]
-    rows = []
-    for name, trainings in runs.items():
-        rates = [training.steps_per_s for training in trainings]
-        estimate = bootstrap(np.array(returns[name]), np.random.default_rng(0))
-        rows.append(
-            {
-                "contender": name,
-                "steps_per_s": median(rates),
-                "ours_is_faster_by": median(a / b for a, b in zip(ours, rates, strict=True)),
-                "updates": [len(training.steps) for training in trainings],
-                "env_steps": [sum(training.steps) for training in trainings],
-                "seconds": [sum(training.seconds) for training in trainings],
-                "iqm_return": estimate.value.tolist(),
-                "ci95_return": np.stack([estimate.low, estimate.high], 1).tolist(),
-                "mean_return_per_seed": np.mean(returns[name], 1).tolist(),
-            }
-        )
-    return rows
+    return [_row(name, runs[name], runs[OURS], returns[name]) for name in makers]
+
+
+def _row(
+    name: str, trainings: list[Training], ours: list[Training], returns: list[list[list[float]]]
+) -> dict[str, Any]:
+    estimate = bootstrap(returns, np.random.default_rng(0))
+    ratios = [a.steps_per_s / b.steps_per_s for a, b in zip(ours, trainings, strict=True)]
+    return {
+        "contender": name,
+        "steps_per_s": median(training.steps_per_s for training in trainings),
+        "ours_is_faster_by": median(ratios),
+        "updates": [len(training.steps) for training in trainings],
+        "env_steps": [sum(training.steps) for training in trainings],
+        "seconds": [sum(training.seconds) for training in trainings],
+        "iqm_return": estimate.value.tolist(),
+        "ci95_return": np.stack([estimate.low, estimate.high], 1).tolist(),
+        "mean_return_per_seed": np.mean(returns, 1).tolist(),
+    }
 
 
 def _show(name: str, rows: list[dict[str, Any]], minutes: float) -> None:
@@ -210,8 +216,10 @@ class Ours:
         self.learner.update(rollout, progress)
         return rollout.reward.numel()
 
-    def trial(self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None) -> Rollout:
-        return self.learner.trial(env, num_episodes, generator)
+    def trial(
+        self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: OnStep | None = None
+    ) -> Rollout:
+        return self.learner.trial(env, num_episodes, generator, on_step)
 
 
 class Rival:
@@ -220,11 +228,11 @@ class Rival:
     Args:
         spec: the environment.
         settings: those of ours.
-        seed: of everything random.
         rival: its number of worlds, with "-shared" where the critic shares the LSTM.
+        seed: of everything random.
     """
 
-    def __init__(self, spec: EnvSpec, settings: RL2Config, seed: int, rival: str):
+    def __init__(self, spec: EnvSpec, settings: RL2Config, rival: str, seed: int):
         num_worlds, is_shared = int(rival.removesuffix("-shared")), rival.endswith("-shared")
         steps_per_update = settings.num_worlds * settings.episodes_per_trial * spec.horizon
         trials = SB3VecEnv(TrialVectorEnv(spec, num_worlds, settings.episodes_per_trial))
@@ -257,17 +265,20 @@ class Rival:
             seed=seed,
             device="cpu",
         )
-        self.initial_learning_rate = settings.learning_rate
-        self.anneal = settings.anneal
+        self.settings = settings
 
     def update(self, progress: float) -> int:
-        self.learning_rate = self.initial_learning_rate * (1 - 0.9 * progress * self.anneal)
+        decay = 1 - 0.9 * progress if self.settings.anneal else 1.0
+        self.learning_rate = self.settings.learning_rate * decay
+        self.model.ent_coef = self.settings.entropy_coef * decay
         before = self.model.num_timesteps
         self.model.learn(1, log_interval=None, reset_num_timesteps=False)  # a rollout and its update
         return self.model.num_timesteps - before
 
-    def trial(self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None) -> Rollout:
-        return collect(env, self, num_episodes, generator)
+    def trial(
+        self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: OnStep | None = None
+    ) -> Rollout:
+        return collect(env, self, num_episodes, generator, on_step)
 
     def initial_memory(self, num_worlds: int) -> None:
         """None: `predict` starts from zeros."""
