@@ -87,18 +87,12 @@ class RL2Config:
 
 
 def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
-    """The baseline that belongs to an RL² configuration: same network width, steps and batch, no memory.
+    """The baseline that belongs to an RL² configuration: same network width, steps and settings, no memory.
 
-    It has nothing to carry from one episode to the next, so it learns from single episodes, in as many
-    worlds as keep the batch the same, and bootstraps through their time limit.
+    It has nothing to carry from one episode to the next, so it learns from single episodes, and makes as many
+    more updates of fewer steps.
     """
-    return replace(
-        config,
-        memory=False,
-        sees_task=sees_task,
-        num_worlds=config.num_worlds * min(config.episodes_per_trial, 4),
-        episodes_per_trial=1,
-    )
+    return replace(config, memory=False, sees_task=sees_task, episodes_per_trial=1)
 
 
 class RL2:
