@@ -176,14 +176,16 @@ def _train_defaults(arguments: Sequence[str]) -> TrainOptions:
     learners.find(algorithm)
     if env and env not in envs.names():
         raise UnknownNameError("environment", env, envs.names())
-    start: dict[str, Any] = {"algorithm": tyro.MISSING, "env": tyro.MISSING}
     preset = peek(arguments, "--preset")
-    saved = _saved_options(arguments, algorithm, env) if "--resume" in arguments and not preset else None
-    return TrainOptions(**start, **(saved or {"settings": learners.preset(algorithm, env, preset or "default")}))
+    if "--resume" in arguments and env and not preset:
+        start = _saved_options(arguments, algorithm, env)
+    else:
+        start = {"settings": learners.preset(algorithm, env, preset or "default")}
+    return TrainOptions(algorithm=tyro.MISSING, env=tyro.MISSING, **start)
 
 
-def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[str, Any] | None:
-    """The options of the run that is to be resumed; None if it is another algorithm's or environment's."""
+def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[str, Any]:
+    """The options of the run that is to be resumed."""
     from metarl.run import read_config
     from metarl.run_folder import open_run
 
@@ -191,7 +193,7 @@ def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[s
     run = open_run(Path(out))
     config = read_config(run.config, run.path)
     if (config.algorithm, config.env) != (algorithm, env):
-        return None
+        raise ConfigError(f"{run.path} is a run of {config.algorithm} on {config.env}, not of {algorithm} on {env}.")
     return {
         "settings": config.settings,
         "env_options": tuple(f"{name}={json.dumps(value)}" for name, value in config.env_options.items()),

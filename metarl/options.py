@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -195,16 +196,16 @@ def _refuse_unknown(arguments: Iterable[str], known: set[str], see: str) -> None
 
 def _sentence(box: str, arguments: Sequence[str]) -> str:
     """What tyro says in a frame of several sections, as one sentence about what was typed."""
-    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
-    end = next((i for i, line in enumerate(lines) if set(line) & set("─╯")), len(lines))
-    text = " ".join(line for line in lines[:end] if line)
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # without the frame's title
+    sections = [[*part] for is_rule, part in groupby(lines, lambda line: not line.strip("-─╰╯")) if not is_rule]
+    text = " ".join(sections[0]) if sections else box
     if missing := re.search(r"Missing from [^:]*: (\S+)", text):
         name = missing[1]
         where = "choose one from `metarl list`" if name in ("--env", "ALGORITHM") else "name it"
         return f"{name} is missing: {where}."
     if wrong := re.match(r"Error parsing (--[\w-]+):", text):
         option = wrong[1]
-        metavar = next((line.split()[-1] for line in lines[end:] if line.startswith(f"{option} ")), "")
+        metavar = next((line.split()[-1] for line in chain(*sections[1:]) if line.startswith(f"{option} ")), "")
         return f"{option} must be {_KINDS.get(metavar, metavar)}, got {peek(arguments, option)!r}."
     if choice := re.match(r"invalid choice '(.*)' for argument '--(\S+)'. Expected one of \((.*)\)", text):
         return str(UnknownNameError(choice[2], choice[1], re.findall(r"'([^']*)'", choice[3])))
