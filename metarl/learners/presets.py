@@ -39,18 +39,22 @@ _RL2: dict[str, dict[str, RL2Config]] = {
     },
     "track": {
         "default": RL2Config(
-            total_steps=10_000_000, num_worlds=128, episodes_per_trial=2, discount=0.99, bootstrap_at_end=True
+            total_steps=6_000_000,
+            num_worlds=128,
+            episodes_per_trial=2,
+            num_epochs=5,
+            discount=0.98,
+            bootstrap_at_end=True,
         )
     },
 }
 _CHEETAH = RL2Config(
-    total_steps=20_000_000,
+    total_steps=10_000_000,
     num_worlds=128,
     episodes_per_trial=2,
-    hidden_dim=128,
+    num_epochs=5,
     discount=0.98,
     gae_lambda=0.95,
-    learning_rate=5e-4,
     bootstrap_at_end=True,
 )
 _RL2 |= {
