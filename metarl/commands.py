@@ -96,12 +96,13 @@ def evaluate(arguments: list[str]) -> int:
         evaluations[label] = run_evaluation(loaded.learner, loaded.spec, algorithm=loaded.config.algorithm, **protocol)
     protocol["deterministic"] = False
     evaluations["random"] = run_evaluation(RandomPolicy(run.spec), run.spec, algorithm="random", **protocol)
-    _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
     first, *references = evaluations
     values = evaluations[first].to_json()
     values["references"] = {label: evaluations[label].to_json() for label in references}
     write_json(json_path, values)
     picture, _ = adaptation_curve(plot_path, evaluations)
+    # Last, because a reader that leaves early, as `head` does, ends the program.
+    _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
     _console.print(f"wrote {json_path} and {picture}")
     return 0
 
