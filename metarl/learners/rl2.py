@@ -9,8 +9,9 @@ task parameters: the lines to compare with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -70,6 +71,9 @@ class RL2Config:
     """Stop the passes over a batch once the policy has moved this far, in nats."""
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            if not math.isfinite(getattr(self, field.name)):
+                raise ConfigError(f"{field.name} must be finite, got {getattr(self, field.name)}.")
         for name in ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
