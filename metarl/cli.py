@@ -7,6 +7,7 @@ Exit codes: 0 done, 2 bad input (one clear line), 1 a failure that is not the us
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -43,6 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(_run(arguments[0], arguments[1:]))
     except MetarlError as error:
         print(f"metarl {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:  # torch raises the latter, on the CPU and on a GPU
+        if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        advice = "Take fewer --num-worlds or --num-tasks, or a smaller --hidden-dim."
+        print(f"metarl {arguments[0]}: out of memory. {advice}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -176,6 +176,7 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
         ("train rl2 --env bandit --num_worlds=many", "--num-worlds must be a whole number, got 'many'."),
         ("train rl2 --env bandit --num-worlds", "--num-worlds needs a value."),
         ("train rl2 --env bandit --num-worlds 0", "num_worlds must be at least 1, got 0."),
+        ("train rl2 --env bandit --num-worlds 99999999999999", "out of memory. Take fewer --num-worlds"),
         ("train rl2 --env bandit --discount 1.5", "discount must lie in [0, 1], got 1.5."),
         ("train rl2 --env bandit --learning-rate nan", "learning_rate must be finite, got nan."),
         ("train rl2 --env bandit --value-coef inf", "value_coef must be finite, got inf."),
