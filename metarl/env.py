@@ -22,7 +22,6 @@ from metarl.seeding import make_generator
 from metarl.tasks import TaskDistribution
 from metarl.types import ActionSpace, Arrays, Continuous, Discrete, Step
 
-
 _HUGE = 3.4e38
 """The largest number that still counts as finite in float32."""
 
@@ -105,6 +104,23 @@ class Physics:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """How to draw an environment that has no physics.
+
+    Attributes:
+        model: makes the model to draw.
+        pose: (task, state) -> {"qpos": (N, nq), "mocap_pos": (N, nmocap, 3), ...}.
+        control_dt_s: seconds that a control step takes in a video.
+        camera: the camera of the model that videos use.
+    """
+
+    model: Callable[[], mujoco.MjModel]
+    pose: Callable[[Arrays, Arrays], dict[str, Tensor]]
+    control_dt_s: float
+    camera: str = "video"
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """A task distribution and its dynamics, as pure functions over batched tensors.
 
@@ -124,7 +140,8 @@ class EnvSpec:
             usually {"ctrl": (N, nu)}; None without physics.
         derive: task -> {name: (N, ...)}, tables computed once per trial and merged into `task`.
         reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
-        physics: None for environments without a body.
+        physics: None for environments that need no simulation.
+        drawing: how to draw an environment without physics; None: it has nothing to show.
         description: one line for `metarl list`.
     """
 
@@ -141,6 +158,7 @@ class EnvSpec:
     reset_noise: tuple[int, int] = (0, 0)
     step_noise: tuple[int, int] = (0, 0)
     physics: Physics | None = None
+    drawing: Drawing | None = None
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -309,6 +327,13 @@ class BatchedEnv:
         truncated = valid & ~terminated & (self._age >= self.spec.horizon)
         self._running = valid & ~terminated & ~truncated
         return Step(obs, reward, terminated, truncated, success, failed, valid)
+
+    def pose(self) -> dict[str, Tensor]:
+        """What a picture of the worlds needs: "qpos", and "mocap_pos", "mocap_quat" where there are any, (N, ...)."""
+        if self.engine is None:
+            return {} if self.spec.drawing is None else self.spec.drawing.pose(self._task, self._state)
+        names = ("qpos", "mocap_pos", "mocap_quat") if self.engine.model.nmocap else ("qpos",)
+        return {name: self.engine.data(name) for name in names}
 
     def _configure(self, parameters: Tensor) -> None:
         self._parameters = parameters

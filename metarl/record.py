@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec, Physics
+from metarl.env import BatchedEnv, Drawing, EnvSpec, Physics
 from metarl.errors import ConfigError, MetarlError
 from metarl.render import Renderer
 from metarl.rollout import Adapts
@@ -25,7 +25,6 @@ from metarl.video import Mosaic, PanelState, VideoWriter, return_decimals, write
 
 _MAX_FPS = 30
 _HOLD_S = 0.7  # how long the last frame of an episode stays
-_STATE_FIELDS = ("qpos", "mocap_pos", "mocap_quat")
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,12 @@ def watch(
     Returns:
         One clip per world, and the rollout that they show.
     """
-    physics, fields = require_body(env.spec), _state(env)
-    seen: dict[str, list[np.ndarray]] = {name: [] for name in fields}
+    body = require_body(env.spec)
+    env.reset()
+    seen: dict[str, list[np.ndarray]] = {name: [] for name in env.pose()}
 
-    def look(_: BatchedEnv) -> None:
-        for name, value in fields.items():
+    def look(worlds: BatchedEnv) -> None:
+        for name, value in worlds.pose().items():
             seen[name].append(value.cpu().numpy().copy())
 
     rollout = agent.trial(env, num_episodes, generator, look)
@@ -171,13 +171,13 @@ def watch(
         for name in ("reward", "success", "valid", "failed")
     }
     headings = describe_tasks(env.spec.tasks, env.task.cpu())
-    models = _drawing_models(env, physics)
+    models = _drawing_models(env)
     clips = [
         Clip(
             heading=headings[world],
             model=models[world],
-            camera=physics.camera,
-            control_dt_s=physics.control_dt_s,
+            camera=body.camera,
+            control_dt_s=body.control_dt_s,
             qpos=motion["qpos"][:, :, world],
             mocap_pos=motion.get("mocap_pos", empty[..., None])[:, :, world],
             mocap_quat=motion.get("mocap_quat", empty[..., None])[:, :, world],
@@ -264,36 +264,38 @@ def snapshot(
     """
     panels = []
     for spec in specs:
-        physics = require_body(spec)
+        body = require_body(spec)
         env = BatchedEnv(spec, 1, seed=seed)
         env.set_tasks(spec.tasks.split(split, 1, seed))
-        fields = _state(env)
         env.reset()
         for _ in range(min(num_steps, spec.horizon)):
             env.step(_random_action(spec, env.generator))
-        pose = {name: value[0].numpy() for name, value in fields.items()}
-        model = _drawing_models(env, physics)[0]
-        with Renderer(model, frame_width, frame_height, backend=render_backend, camera=physics.camera) as renderer:
+        pose = {name: value[0].numpy() for name, value in env.pose().items()}
+        model = _drawing_models(env)[0]
+        with Renderer(model, frame_width, frame_height, backend=render_backend, camera=body.camera) as renderer:
             panels.append(PanelState(renderer.draw(**pose), (), ()))
     mosaic = Mosaic([[spec.name] for spec in specs], frame_width, frame_height, columns=columns)
     return write_png(path, mosaic.draw(panels))
 
 
-def require_body(spec: EnvSpec) -> Physics:
-    """The environment's physics.
+def require_body(spec: EnvSpec) -> Physics | Drawing:
+    """What says how an environment is drawn.
 
     Raises:
         MetarlError: it has none; the message lists the environments that can be recorded.
     """
     if spec.physics is not None:
         return spec.physics
+    if spec.drawing is not None:
+        return spec.drawing
     import envs
 
     bodied = []
     for name in envs.names():
         # Somebody else's broken environment must not hide this message.
         with contextlib.suppress(Exception):
-            if envs.make_spec(name).physics is not None:
+            other = envs.make_spec(name)
+            if other.physics is not None or other.drawing is not None:
                 bodied.append(name)
     raise MetarlError(
         f"{spec.name} has no body, so there is nothing to record; `metarl evaluate` shows how it adapts. "
@@ -320,13 +322,6 @@ def frame_rate(control_dt_s: float, speed: float) -> tuple[int, Fraction]:
         raise ConfigError(f"speed must be a positive number, got {speed}.")
     stride = max(1, math.ceil(speed / (_MAX_FPS * control_dt_s) - 1e-6))
     return stride, Fraction(speed / (stride * control_dt_s)).limit_denominator(1000)
-
-
-def _state(env: BatchedEnv) -> dict[str, Tensor]:
-    """What a picture needs of the worlds, refreshed by every reset and step from now on."""
-    assert env.engine is not None  # an EnvSpec with physics has an engine
-    names = [name for name in _STATE_FIELDS if name == "qpos" or env.engine.model.nmocap]
-    return {name: env.engine.data(name) for name in names}
 
 
 def _instants(clips: Sequence[Clip], stride: int, num_held: int) -> Iterator[tuple[int, int]]:
@@ -386,8 +381,11 @@ def _panel(film: _Film, episode: int, step: int, decimals: int) -> PanelState:
     )
 
 
-def _drawing_models(env: BatchedEnv, physics: Physics) -> list[mujoco.MjModel]:
+def _drawing_models(env: BatchedEnv) -> list[mujoco.MjModel]:
     """What each world looks like: the environment's scene, or its model with the task's fields."""
+    physics = env.spec.physics
+    if physics is None:
+        return [env.spec.drawing.model()] * env.num_worlds if env.spec.drawing is not None else []
     task: dict[str, Tensor] = env.spec.tasks.unpack(env.task)
     if env.spec.derive is not None:
         task |= env.spec.derive(task)

@@ -260,3 +260,13 @@ def test_a_snapshot_shows_one_frame_per_environment(tmp_path: Path) -> None:
         assert image.format == "PNG" and image.width == 2 * 96 + 3 * 8
         assert len(image.getcolors(100_000) or []) > 100, "the picture is blank"
     assert first.read_bytes() == second.read_bytes(), "the same seed must give the same picture"
+
+
+def test_an_environment_without_physics_is_drawn_where_its_state_says() -> None:
+    spec = envs.make_spec("point-navigation", horizon=3)
+    env = BatchedEnv(spec, 1)
+    env.set_tasks(torch.tensor([[0.25, -0.5]]))
+    (clip,), _ = watch(Pushing(2, 1.0), env, 2, None)
+    np.testing.assert_allclose(clip.qpos[1, :, 0], [0.0, 0.1, 0.2, 0.3], atol=1e-6)
+    np.testing.assert_allclose(clip.mocap_pos[0, 0, 0, :2], [0.25, -0.5])
+    assert clip.model.nq == 2
