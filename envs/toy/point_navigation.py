@@ -80,7 +80,7 @@ def _model() -> mujoco.MjModel:
           <compiler angle="radian"/>
           <visual> <headlight ambient=".4 .4 .4" diffuse=".4 .4 .4"/> </visual>
           <asset>
-            <texture name="board" type="2d" builtin="checker" rgb1=".3 .34 .4" rgb2=".26 .3 .36" width="99" height="99"/>
+            <texture name="board" type="2d" builtin="checker" rgb1=".3 .34 .4" rgb2=".26 .3 .36" width="9" height="9"/>
             <material name="board" texture="board" texrepeat="10 10"/>
           </asset>
           <worldbody>
