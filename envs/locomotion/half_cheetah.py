@@ -48,7 +48,6 @@ from metarl.types import Arrays, Continuous
 
 _CONTROL_COST = 0.05
 _PEARL_SEED, _PEARL_TASKS, _PEARL_TRAIN, _PEARL_TEST = 1337, 130, 100, 30
-_DATA_FIELDS = ("qpos", "qvel", "xpos", "subtree_com", "sensordata")
 
 
 def make_vel_maml(horizon: int = 200, frame_skip: int = 1) -> EnvSpec:
@@ -114,17 +113,30 @@ def _make(
     frame_skip: int,
     is_rllab: bool,
 ) -> EnvSpec:
-    model = _body().compile()
+    body = _body()
+    if is_rllab:
+        body.add_sensor(
+            name="com_velocity",
+            type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname="torso",
+        )
+    model = body.compile()
     torso_id = model.body("torso").id
+    torso_height_m = float(model.body("torso").pos[2])
     control_dt_s = float(model.opt.timestep) * frame_skip
-    position_field = "subtree_com" if is_rllab else "xpos"
 
     def reset(task: Arrays, noise: Noise) -> Start:
         qpos = 0.01 * noise.normal[:, :9] if is_rllab else 0.2 * noise.uniform - 0.1  # (N, 9), around qpos0 = 0
         return Start(state={"x": qpos[:, 0]}, writes={"qpos": qpos, "qvel": 0.1 * noise.normal[:, -9:]})
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        return torch.cat([data["qpos"][:, 1:], data["qvel"], data[position_field][:, torso_id]], 1)  # (N, 20)
+        qpos = data["qpos"]
+        if is_rllab:
+            position = data["subtree_com"][:, torso_id]  # (N, 3)
+        else:  # the torso slides along x and z: its position needs no kinematics
+            position = torch.stack([qpos[:, 0], torch.zeros_like(qpos[:, 0]), qpos[:, 1] + torso_height_m], 1)
+        return torch.cat([qpos[:, 1:], data["qvel"], position], 1)  # (N, 20)
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
@@ -146,7 +158,7 @@ def _make(
         physics=Physics(
             model=model,
             num_substeps=frame_skip,
-            data_fields=_DATA_FIELDS,
+            data_fields=("qpos", "qvel", "subtree_com", "sensordata") if is_rllab else ("qpos", "qvel"),
             max_contacts=16,
             max_constraints=80,  # 16 contacts of 4 rows, 6 joint limits
             scene=_scene,
@@ -156,7 +168,7 @@ def _make(
 
 
 def _body() -> mujoco.MjSpec:
-    """gymnasium's half-cheetah plus a sensor and a camera; its dynamics are untouched."""
+    """gymnasium's half-cheetah plus a camera; its dynamics are untouched."""
     text = resources.files("gymnasium").joinpath("envs", "mujoco", "assets", "half_cheetah.xml").read_text()
     spec = mujoco.MjSpec.from_string(text)
     # The file fixes the total mass with a compiler attribute that MuJoCo is about to remove.
@@ -164,12 +176,6 @@ def _body() -> mujoco.MjSpec:
     density_scale = total_mass_kg / float(spec.compile().body_mass.sum())
     for geom in spec.geoms:
         geom.density *= density_scale
-    spec.add_sensor(
-        name="com_velocity",
-        type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
-        objtype=mujoco.mjtObj.mjOBJ_BODY,
-        objname="torso",
-    )
     camera = spec.body("torso").add_camera(name="video", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK, fovy=45.0)
     camera.pos = (0.0, -3.2, 0.55)
     camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
