@@ -94,9 +94,9 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     """The baseline that belongs to an RL² configuration: same network width, steps and settings, no memory.
 
     It has nothing to carry from one episode to the next, so it learns from single episodes, and makes as many
-    more updates of fewer steps.
+    more updates of fewer steps. It cannot count the steps left either, so a time limit is no end to it.
     """
-    return replace(config, memory=False, sees_task=sees_task, episodes_per_trial=1)
+    return replace(config, memory=False, sees_task=sees_task, episodes_per_trial=1, bootstrap_at_end=True)
 
 
 class RL2:
