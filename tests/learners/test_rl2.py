@@ -173,5 +173,5 @@ def test_wrong_settings_are_refused_by_name():
         RL2Config(discount=1.5)
     with pytest.raises(ConfigError, match="a minibatch holds whole trials"):
         RL2Config(num_worlds=2, num_minibatches=4)
-    with pytest.raises(ConfigError, match="learning_rate must be positive, got nan"):
+    with pytest.raises(ConfigError, match="learning_rate must be finite, got nan"):
         RL2Config(learning_rate=float("nan"))
