@@ -216,7 +216,8 @@ def trial_sums(policies: Judged, spec: EnvSpec, target: Target, num_episodes: in
 def describe(run: LoadedRun) -> dict[str, Any]:
     """What it took to train a run; seconds are those of collecting and learning, on a machine that may be shared."""
     kept = ("from_env_steps", "commit", "date", "cpu", "cpu_cores", "load_average", "gpu")
-    sessions = [json.loads(line) for line in _sessions(run.path).read_text().splitlines()]
+    kept_by = _sessions(run.path)  # missing where `metarl train` made the run
+    sessions = [json.loads(line) for line in kept_by.read_text().splitlines()] if kept_by.exists() else []
     return {
         "config": run.config.to_json(),
         "updates": run.update,
