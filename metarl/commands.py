@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -258,7 +259,7 @@ def _num_episodes(run: LoadedRun, asked: int | None) -> int:
 
 
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold")
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(rows[0]):
         table.add_column(name, justify="left" if position == 0 else "right")
     for row in rows[1:]:
