@@ -29,7 +29,18 @@ _RL2: dict[str, dict[str, RL2Config]] = {
         ),
         "n100": _LONG_TRIALS,
     },
-    "tabular-mdp": {"default": replace(_LONG_TRIALS, episodes_per_trial=10, hidden_dim=128)},
+    # A later reward depends on earlier actions here, and with lambda .3 learning was slow to begin.
+    "tabular-mdp": {
+        "default": replace(
+            _LONG_TRIALS,
+            episodes_per_trial=10,
+            num_worlds=256,
+            hidden_dim=128,
+            gae_lambda=0.8,
+            num_epochs=4,
+            num_minibatches=4,
+        )
+    },
     "point-navigation": {
         "default": RL2Config(total_steps=6_000_000, num_worlds=128, episodes_per_trial=2, bootstrap_at_end=True)
     },
