@@ -235,7 +235,7 @@ class BatchedEnv:
         if not bool(torch.isfinite(parameters).all()):
             raise SpecError(f"{self.spec.name}: tasks contain NaN or infinity.")
         self._configure(parameters.to(self.device, torch.float32))
-        self._step_count = 0
+        self._step_count = self.spec.horizon  # reset comes first
         self._state = {}
 
     def reset(self) -> Tensor:
@@ -297,10 +297,10 @@ class BatchedEnv:
         Raises:
             SpecError: an action of the wrong shape, or a step without a reset before it.
         """
-        if not self._state and self._step_count == 0 and not hasattr(self, "_obs"):
-            raise SpecError(f"{self.spec.name}: call reset before step.")
         if self._step_count >= self.spec.horizon:
-            raise SpecError(f"{self.spec.name}: the episode is over after {self.spec.horizon} steps, call reset.")
+            raise SpecError(
+                f"{self.spec.name}: no episode is running, call reset (an episode has {self.spec.horizon} steps)."
+            )
         action = self._checked(action)
         valid = self._running
         if self.engine is not None and self.spec.control is not None:

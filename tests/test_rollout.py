@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarl.env import BatchedEnv
+from metarl.errors import SpecError
 from metarl.rollout import collect, policy_inputs
 from metarl.types import Act, Discrete
 from tests.probes import countdown, hidden_lever, hidden_target
@@ -79,3 +80,16 @@ def test_selecting_worlds_picks_their_columns():
     part = rollout.select(torch.tensor([2, 0]))
     assert part.task.tolist() == [[100.0], [2.0]]
     assert torch.equal(part.action, rollout.action[:, [2, 0]]) and part.num_worlds == 2
+
+
+def test_a_step_without_an_episode_is_refused():
+    spec = hidden_target(horizon=2)
+    env = BatchedEnv(spec, 2)
+    env.set_tasks(spec.tasks.split("test", 2))
+    with pytest.raises(SpecError, match="no episode is running, call reset"):
+        env.step(torch.zeros(2, 1))
+    env.reset()
+    env.step(torch.zeros(2, 1))
+    env.step(torch.zeros(2, 1))
+    with pytest.raises(SpecError, match="no episode is running, call reset"):
+        env.step(torch.zeros(2, 1))
