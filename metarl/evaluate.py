@@ -1,8 +1,10 @@
 """The evaluation protocol: adaptation on unseen tasks, episode by episode. Training uses it too.
 
 For each task of a split one trial of K episodes; for each episode of the trial the interquartile mean of the
-return over tasks, with a 95 % bootstrap interval, and the rate of success. The tasks, the noise of the
-worlds and the sampled actions depend on the seed alone, so that two people judge on the very same trials.
+return over tasks, with a 95 % bootstrap interval, and the rate of success. A gradient learner plays each episode in
+E worlds of a task and makes an inner step on them before the next one: its episode k + 1 is that after k inner steps.
+The tasks, the noise of the worlds and the sampled actions depend on the seed alone, so that two people judge on the
+very same trials.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
@@ -29,10 +32,13 @@ class Evaluation:
 
     Attributes:
         env, algorithm, split, num_tasks, num_episodes, seed: what was evaluated.
+        episodes_per_task: E, worlds of a task, over which returns and success are means.
+        adapts_by: "memory" or "inner steps".
+        env_steps_spent: K numbers, environment steps taken on a task before each of its episodes.
         deterministic: the likeliest action was taken, else actions were sampled.
         tasks: B rows of P task parameters.
         returns: B rows of K undiscounted returns.
-        success: B rows of K booleans, None where the environment has no success criterion.
+        success: B rows of K shares of the E episodes, None where the environment has no success criterion.
         iqm_return: K interquartile means over tasks.
         ci95_return: K intervals.
         mean_return, stderr_return: K means and standard errors, as the older literature reports them; the
@@ -46,11 +52,14 @@ class Evaluation:
     split: str
     num_tasks: int
     num_episodes: int
+    episodes_per_task: int
+    adapts_by: str
+    env_steps_spent: list[int]
     seed: int
     deterministic: bool
     tasks: list[list[float]]
     returns: list[list[float]]
-    success: list[list[bool]] | None
+    success: list[list[float]] | None
     iqm_return: list[float]
     ci95_return: list[list[float]]
     mean_return: list[float]
@@ -72,6 +81,7 @@ def evaluate(
     split: str = "test",
     num_tasks: int = 64,
     num_episodes: int = 3,
+    episodes_per_task: int = 1,
     seed: int = 0,
     deterministic: bool = True,
     device: str | torch.device = "cpu",
@@ -85,25 +95,28 @@ def evaluate(
         split: "train", "validation", "test", "interpolation" or "extrapolation", as the environment has them.
         num_tasks: B.
         num_episodes: K.
+        episodes_per_task: E, worlds of each task; the support of an inner step, or more episodes to average over.
         seed: of the tasks, of the worlds' noise and of sampled actions.
-        deterministic: take the likeliest action.
+        deterministic: take the likeliest action. Learners that adapt by policy gradients sample in any case.
         device: where the worlds run.
 
     Raises:
         UnknownNameError: the environment has no such split.
         ConfigError: no task, no episode or a negative seed.
     """
-    if num_tasks < 1 or num_episodes < 1:
-        raise ConfigError(f"evaluation needs at least one task and one episode, got {num_tasks} and {num_episodes}.")
+    if min(num_tasks, num_episodes, episodes_per_task) < 1:
+        got = f"{num_tasks}, {num_episodes} and {episodes_per_task}"
+        raise ConfigError(f"evaluation needs at least one task, one episode and one world per task, got {got}.")
     if seed < 0:
         raise ConfigError(f"the seed of an evaluation must not be negative, got {seed}.")
-    env = BatchedEnv(spec, num_tasks, device=device)
+    env = BatchedEnv(spec, num_tasks * episodes_per_task, device=device)
     return evaluate_in(
         env,
         learner,
         algorithm=algorithm,
         split=split,
         num_episodes=num_episodes,
+        episodes_per_task=episodes_per_task,
         seed=seed,
         deterministic=deterministic,
     )
@@ -116,34 +129,50 @@ def evaluate_in(
     algorithm: str,
     split: str,
     num_episodes: int,
+    episodes_per_task: int = 1,
     seed: int = 0,
     deterministic: bool = True,
 ) -> Evaluation:
-    """`evaluate` in worlds that exist already, one task each."""
+    """`evaluate` in worlds that exist already, E neighbouring ones for each task."""
     env.generator = make_generator(seed, "env", env.device)
-    env.set_tasks(env.spec.tasks.split(split, env.num_worlds, seed))
+    env.set_tasks(env.spec.tasks.split(split, env.num_worlds // episodes_per_task, seed))
+    deterministic = deterministic and not samples_support(learner)
     generator = None if deterministic else make_generator(seed, "evaluation", env.device)
     rollout = learner.trial(env, num_episodes, generator)
-    return _summarise(rollout, env.spec, env.has_success, algorithm, split, seed, deterministic)
+    adapts_by = "inner steps" if samples_support(learner) else "memory"
+    return _summarise(rollout, env, algorithm, split, seed, deterministic, adapts_by)
+
+
+def samples_support(learner: Adapts) -> bool:
+    """Whether a learner adapts by policy gradients and so has to sample its actions."""
+    return bool(getattr(learner, "samples_support", False))
 
 
 def _summarise(
-    rollout: Rollout, spec: EnvSpec, has_success: bool, algorithm: str, split: str, seed: int, deterministic: bool
+    rollout: Rollout, env: BatchedEnv, algorithm: str, split: str, seed: int, deterministic: bool, adapts_by: str
 ) -> Evaluation:
-    returns = rollout.episode_returns().T.cpu().double().numpy()  # (B, K)
-    success = rollout.episode_success().T.cpu().numpy() if has_success else None  # (B, K)
+    def of_tasks(values: Tensor) -> np.ndarray:
+        """The mean over the worlds of each task, (K, N) -> (B, K)."""
+        return values.double().unflatten(1, (env.num_tasks, -1)).mean(2).T.cpu().numpy()
+
+    returns = of_tasks(rollout.episode_returns())
+    success = of_tasks(rollout.episode_success()) if env.has_success else None
+    per_task = env.num_worlds // env.num_tasks
     estimate = bootstrap(returns[None], np.random.default_rng(seed))
     num_tasks = len(returns)
     stderr = returns.std(0, ddof=1) / np.sqrt(num_tasks) if num_tasks > 1 else np.full(returns.shape[1], np.nan)
     return Evaluation(
-        env=spec.name,
+        env=env.spec.name,
         algorithm=algorithm,
         split=split,
         num_tasks=num_tasks,
         num_episodes=rollout.num_episodes,
+        episodes_per_task=per_task,
+        adapts_by=adapts_by,
+        env_steps_spent=[k * per_task * env.spec.horizon for k in range(rollout.num_episodes)],
         seed=seed,
         deterministic=deterministic,
-        tasks=rollout.task.cpu().tolist(),
+        tasks=rollout.task[::per_task].cpu().tolist(),
         returns=returns.tolist(),
         success=None if success is None else success.tolist(),
         iqm_return=estimate.value.tolist(),
@@ -156,8 +185,11 @@ def _summarise(
 
 
 def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
-    """Rows of text, header first: a row per label and episode."""
-    rows = [["policy", "episode", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
+    """Rows of text, header first: a row per label and stage of its adaptation.
+
+    "steps before" are the environment steps that were spent on each task until then.
+    """
+    rows = [["policy", "stage", "steps before", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
     for label, evaluation in evaluations.items():
         for k in range(evaluation.num_episodes):
             low, high = evaluation.ci95_return[k]
@@ -166,7 +198,8 @@ def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
             rows.append(
                 [
                     label if k == 0 else "",
-                    str(k + 1),
+                    stage(evaluation.adapts_by, k),
+                    f"{evaluation.env_steps_spent[k]:,}",
                     f"{evaluation.iqm_return[k]:.2f}",
                     f"[{low:.2f}, {high:.2f}]",
                     f"{mean:.2f} ± {stderr:.2f}",
@@ -174,3 +207,10 @@ def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
                 ]
             )
     return rows
+
+
+def stage(adapts_by: str, k: int) -> str:
+    """What the k-th episode of a trial, from 0, is called: "episode 2", or "1 inner step" for a gradient learner."""
+    if adapts_by == "memory":
+        return f"episode {k + 1}"
+    return f"{k} inner step" if k == 1 else f"{k} inner steps"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +107,13 @@ def collect(
         valid=torch.stack([s.valid for s in steps]),
         num_episodes=num_episodes,
     )
+
+
+def join(episodes: Sequence[Rollout]) -> Rollout:
+    """Put rollouts of the same worlds and tasks, one after the other, together."""
+    parts = {f.name: [getattr(e, f.name) for e in episodes] for f in fields(Rollout)}
+    task, num_episodes = parts.pop("task")[0], sum(parts.pop("num_episodes"))
+    return Rollout(task=task, num_episodes=num_episodes, **{name: torch.cat(values) for name, values in parts.items()})
 
 
 def policy_inputs(rollout: Rollout, space: ActionSpace, with_end: bool = False) -> PolicyInput:

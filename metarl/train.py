@@ -29,7 +29,8 @@ from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
 from metarl.seeding import make_generator
 from metarl.types import Rollout
 
-_VALIDATION_TASKS = 64
+_VALIDATION_WORLDS = 64
+_MIN_VALIDATION_TASKS = 8
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class _Training:
         """One update on fresh tasks; returns its metrics."""
         started = time.perf_counter()
         progress = self.env_steps / self.config.settings.total_steps
-        tasks = self.spec.tasks.sample_train(self.env.num_worlds, self.task_generator)
+        num_tasks = self.env.num_worlds // self.config.settings.episodes_per_task
+        tasks = self.spec.tasks.sample_train(num_tasks, self.task_generator)
         self.env.set_tasks(tasks)
         before = copy.deepcopy(self.learner.state_dict())
         rollout = self.learner.collect(self.env)
@@ -148,14 +150,18 @@ class _Training:
 
     def validate(self) -> dict[str, float]:
         """Return and success of each episode of a trial on the validation split."""
+        settings = self.config.settings
+        per_task = settings.episodes_per_task
         if self.validation_env is None:
-            self.validation_env = BatchedEnv(self.spec, _VALIDATION_TASKS, device=self.config.device)
+            num_tasks = max(_VALIDATION_WORLDS // per_task, _MIN_VALIDATION_TASKS)
+            self.validation_env = BatchedEnv(self.spec, num_tasks * per_task, device=self.config.device)
         evaluation = evaluate_in(
             self.validation_env,
             self.learner,
             algorithm=self.config.algorithm,
             split="validation",
-            num_episodes=self.config.settings.episodes_per_trial,
+            num_episodes=settings.episodes_per_trial,
+            episodes_per_task=per_task,
         )
         metrics = {
             "validation_return_first": evaluation.iqm_return[0],

@@ -41,7 +41,9 @@ class Algorithm:
 
     Attributes:
         description: one line for `metarl list`.
-        settings: "module:class" of its settings, a frozen dataclass.
+        settings: "module:class" of its settings, a frozen dataclass with `total_steps`, and as fields or properties
+            `num_worlds` (N), `episodes_per_task` (E, neighbouring worlds that share a task) and
+            `episodes_per_trial` (K).
         make: "module:function" (spec, settings, seed, device) -> Learner.
         presets: "module:function" env name -> {preset name: settings}.
     """
@@ -50,6 +52,12 @@ class Algorithm:
     settings: str
     make: str
     presets: str
+
+
+def _maml_trpo(description: str, presets: str) -> Algorithm:
+    """MAML-TRPO or one of its relatives, which differ in settings only."""
+    learner = "metarl.learners.maml_trpo:MAMLTRPO"
+    return Algorithm(description, f"{learner}Config", learner, f"metarl.learners.gradient_presets:{presets}")
 
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -70,6 +78,30 @@ ALGORITHMS: dict[str, Algorithm] = {
         settings="metarl.learners.rl2:RL2Config",
         make="metarl.learners.rl2:RL2",
         presets="metarl.learners.presets:oracle",
+    ),
+    "maml-trpo": _maml_trpo("an initialisation that adapts by policy gradients (Finn et al. 2017), TRPO", "maml_trpo"),
+    "fomaml": _maml_trpo("first-order MAML: inner gradients as constants", "fomaml"),
+    "anil": _maml_trpo("MAML whose last layer alone adapts (Raghu et al. 2020)", "anil"),
+    "meta-sgd": _maml_trpo("MAML with a learned step size per parameter (Li et al. 2017)", "meta_sgd"),
+    "cavia": _maml_trpo("context parameters adapt, the network stays (Zintgraf et al. 2019)", "cavia"),
+    "e-maml": _maml_trpo("MAML that credits exploration before adaptation (Stadie et al. 2018)", "e_maml"),
+    "promp": Algorithm(
+        "proximal meta-policy search (Rothfuss et al. 2019)",
+        settings="metarl.learners.promp:ProMPConfig",
+        make="metarl.learners.promp:ProMP",
+        presets="metarl.learners.gradient_presets:promp",
+    ),
+    "maml-ppo": Algorithm(
+        "MAML with PPO's clipped objective as outer step",
+        settings="metarl.learners.promp:ProMPConfig",
+        make="metarl.learners.promp:ProMP",
+        presets="metarl.learners.gradient_presets:maml_ppo",
+    ),
+    "reptile": Algorithm(
+        "moves the initialisation towards the adapted parameters (Nichol et al. 2018)",
+        settings="metarl.learners.reptile:ReptileConfig",
+        make="metarl.learners.reptile:Reptile",
+        presets="metarl.learners.gradient_presets:reptile",
     ),
 }
 

@@ -70,6 +70,11 @@ class RL2Config:
     target_kl: float = 0.03
     """Stop the passes over a batch once the policy has moved this far, in nats."""
 
+    @property
+    def episodes_per_task(self) -> int:
+        """E: each world has a task of its own."""
+        return 1
+
     def __post_init__(self) -> None:
         for field in fields(self):
             if not math.isfinite(getattr(self, field.name)):

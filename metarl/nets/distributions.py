@@ -38,6 +38,13 @@ class Gaussian(NamedTuple):
         """Differential entropy in nats, (...)."""
         return (self.log_std + 0.5 + _LOG_SQRT_2PI).expand_as(self.mean).sum(-1)
 
+    def kl_divergence(self, other: ActionDistribution) -> Tensor:
+        """KL(self || other) in nats, (...); `other` is normal too."""
+        assert isinstance(other, Gaussian)
+        variance = (2 * (self.log_std - other.log_std)).exp()  # of self in units of other's
+        offset = (self.mean - other.mean) * torch.exp(-other.log_std)
+        return (0.5 * (variance + offset.square() - 1) + other.log_std - self.log_std).sum(-1)
+
 
 class Categorical(NamedTuple):
     """A distribution over discrete actions.
@@ -64,6 +71,12 @@ class Categorical(NamedTuple):
         """Entropy in nats, (...)."""
         log_prob = self.logits.log_softmax(-1)
         return -(log_prob.exp() * log_prob).sum(-1)
+
+    def kl_divergence(self, other: ActionDistribution) -> Tensor:
+        """KL(self || other) in nats, (...); `other` is categorical too."""
+        assert isinstance(other, Categorical)
+        log_prob, other_log_prob = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+        return (log_prob.exp() * (log_prob - other_log_prob)).sum(-1)
 
 
 ActionDistribution = Gaussian | Categorical

@@ -46,8 +46,7 @@ def ppo_loss(
     weight = valid.to(value.dtype) / valid.sum().clamp(min=1)
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
-    # L^CLIP = E[min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A)]
-    surrogate = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    surrogate = clipped_surrogate(log_prob, old_log_prob, advantage, clip)
     return PPOLoss(
         policy=-(surrogate * weight).sum(),
         value=0.5 * (value - value_target).square().mean(),
@@ -55,6 +54,13 @@ def ppo_loss(
         kl=((ratio - 1 - log_ratio).detach() * weight).sum(),
         clip_fraction=(((ratio - 1).abs() > clip).to(value.dtype) * weight).sum(),
     )
+
+
+def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """The summands of PPO's objective, to ascend on, in the shape of the arguments."""
+    ratio = (log_prob - old_log_prob).exp()
+    # L^CLIP = E[min(ratio * A, clip(ratio, 1 - eps, 1 + eps) * A)]
+    return torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def normalize_advantage(advantage: Tensor, valid: Tensor) -> Tensor:

@@ -1,0 +1,423 @@
+"""What the gradient learners share: a policy that adapts to each task by policy-gradient steps, for all tasks at once.
+
+A trial of a gradient learner has K + 1 phases. In each, the E worlds of a task run one episode with the policy that
+has been adapted by as many inner steps, on parameters of its own; phase 0 is the policy before adaptation. So the
+rollout of a trial is that of any other learner, with the inner steps between its episodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import ConfigError
+from metarl.nets.distributions import ActionDistribution
+from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
+from metarl.nets.normalizer import RunningNormalizer
+from metarl.rl.inner_loop import SURROGATES, Samples, adapt
+from metarl.rl.linear_baseline import linear_baseline
+from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rollout import collect, join
+from metarl.seeding import make_generator
+from metarl.types import Act, PolicyInput, Rollout
+
+_STEP_SIZE = "inner_lr."
+_CPU_CHUNK = 4
+"""Tasks; activations of 4 x 4,000 samples x 64 units fit a cache of megabytes."""
+
+
+@dataclass(frozen=True)
+class GradientConfig:
+    """Settings of the inner loop, which all gradient learners share."""
+
+    total_steps: int = 16_000_000
+    """Environment steps of meta-training, those before adaptation included."""
+    meta_batch_size: int = 40
+    """Tasks of an update."""
+    episodes_per_task: int = 20
+    """Episodes on each task before, and after, each inner step."""
+    num_inner_steps: int = 1
+    """Inner policy-gradient steps that are meta-trained."""
+    inner_lr: float = 0.1
+    """Size of an inner step; where step sizes are learned, their start."""
+    learns_inner_lr: bool = False
+    """Learn a step size for each parameter (Meta-SGD)."""
+    judges_every_step: bool = False
+    """The outer step improves the policies after each inner step; else those after the last one only."""
+    later_step_scale: float = 0.5
+    """Factor on inner steps beyond those that were meta-trained; MAML's protocol halves them."""
+    adapts: Literal["all", "head", "context"] = "all"
+    """What inner steps change: all parameters, the last layer (ANIL) or context parameters (CAVIA)."""
+    context_dim: int = 10
+    """Context parameters, where these are what adapts."""
+    task_chunk: int = 0
+    """Tasks that are differentiated at a time; 0: few on the CPU, so that they stay in its cache, all on a GPU."""
+    first_order: bool = False
+    """Take inner gradients as constants (first-order MAML)."""
+    inner_surrogate: Literal["log-prob", "ratio", "dice"] = "log-prob"
+    """Loss of the inner steps: MAML's, ProMP's, or DiCE."""
+    hidden_dims: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_std: float = 1.0
+    """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
+    normalizes_obs: bool = True
+    """Shift and scale observations by running statistics."""
+    discount: float = 0.99
+    """Discount factor."""
+    gae_lambda: float = 1.0
+    """Decay of the advantage estimator; 1 in the papers."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{field.name} must be finite, got {value}.")
+        for name in ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "context_dim"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.task_chunk < 0:
+            raise ConfigError(f"task_chunk must not be negative, got {self.task_chunk}.")
+        if not all(width >= 1 for width in self.hidden_dims):
+            raise ConfigError(f"hidden_dims must be positive, got {self.hidden_dims}.")
+        for name in ("inner_lr", "later_step_scale"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not self.initial_std > 0:
+            raise ConfigError(f"initial_std must be positive, got {self.initial_std}.")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+
+    @property
+    def num_worlds(self) -> int:
+        """N = B * E."""
+        return self.meta_batch_size * self.episodes_per_task
+
+    @property
+    def episodes_per_trial(self) -> int:
+        """Phases of a trial."""
+        return self.num_inner_steps + 1
+
+
+class MetaBatch(NamedTuple):
+    """What an outer step learns from.
+
+    Attributes:
+        phases: K + 1 phases of experience, (B, M, ...) each; all but the last are support of an inner step.
+        acted: the distributions that the actions of each phase were drawn from, (B, M, ...).
+        returns: (K + 1, B), mean undiscounted return of each phase.
+    """
+
+    phases: Sequence[Samples]
+    acted: Sequence[ActionDistribution]
+    returns: Tensor
+
+    @property
+    def num_tasks(self) -> int:
+        """B."""
+        return self.returns.shape[1]
+
+    @property
+    def supports(self) -> Sequence[Samples]:
+        """The phases that an inner step is made on."""
+        return self.phases[:-1]
+
+    def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
+        """The same for some of the tasks: a (B,) bool mask, or a slice."""
+        phases = [Samples(*(value[chosen] for value in phase)) for phase in self.phases]
+        acted = [type(old)(*(value[chosen] for value in old)) for old in self.acted]
+        return MetaBatch(phases, acted, self.returns[:, chosen])
+
+    def split(self, num_tasks: int) -> list[MetaBatch]:
+        """Parts of `num_tasks` tasks, the last one maybe of fewer."""
+        return [self.of_tasks(slice(i, i + num_tasks)) for i in range(0, self.num_tasks, num_tasks)]
+
+
+class Improvement(NamedTuple):
+    """What the outer step of a learner returns.
+
+    Attributes:
+        metrics: for the log.
+        is_finite: loss and gradient were finite; otherwise the meta-parameters are as they were.
+    """
+
+    metrics: dict[str, float]
+    is_finite: bool = True
+
+
+class GradientLearner:
+    """Adapts by inner policy-gradient steps; a subclass says in `improve` how the meta-parameters learn.
+
+    Attributes:
+        meta_parameters: what is meta-learned, by name: the policy's parameters but for the context, and
+            `inner_lr.NAME` where step sizes are learned. Leaves that require gradients.
+        later_step_scale: factor on inner steps beyond those that were meta-trained.
+
+    Args:
+        spec: the environment.
+        config: settings.
+        seed: of the parameters and of action sampling.
+        device: of the parameters.
+    """
+
+    samples_support = True
+    """Adaptation needs sampled actions: there is no deterministic trial."""
+
+    def __init__(self, spec: EnvSpec, config: GradientConfig, seed: int, device: str | torch.device = "cpu"):
+        self.horizon = spec.horizon
+        self.device = torch.device(device)
+        self.later_step_scale = config.later_step_scale
+        self._config = config
+        self._surrogate = SURROGATES[config.inner_surrogate]
+        self.policy = MLPPolicy(
+            spec.obs_dim,
+            spec.action_space,
+            config.hidden_dims,
+            config.activation,
+            context_dim=config.context_dim if config.adapts == "context" else 0,
+            initial_std=config.initial_std,
+        )
+        parameters = self.policy.initial_parameters(make_generator(seed, "weights"))
+        # The context starts every task at zero and is not learned.
+        self._constants = {CONTEXT: parameters.pop(CONTEXT).to(self.device)} if self.policy.context_dim else {}
+        self._adapted_names = {
+            "all": tuple(parameters),
+            "head": self.policy.head(),
+            "context": (CONTEXT,),
+        }[config.adapts]
+        if config.learns_inner_lr:
+            adapted = {name: (parameters | self._constants)[name] for name in self._adapted_names}
+            parameters |= {_STEP_SIZE + name: torch.full_like(v, config.inner_lr) for name, v in adapted.items()}
+        self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
+        self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
+        self.generators = {
+            "policy": make_generator(seed, "policy", self.device),
+            "minibatches": make_generator(seed, "minibatches", self.device),
+        }
+
+    def improve(self, batch: MetaBatch, progress: float) -> Improvement:
+        """Make one outer step."""
+        raise NotImplementedError
+
+    def collect(self, env: BatchedEnv) -> Rollout:
+        """One trial of as many inner steps as are meta-trained."""
+        return self.trial(env, self._config.episodes_per_trial, self.generators["policy"])
+
+    def trial(
+        self,
+        env: BatchedEnv,
+        num_episodes: int,
+        generator: torch.Generator | None,
+        on_step: Callable[[BatchedEnv], None] | None = None,
+    ) -> Rollout:
+        """Adapt to the tasks that the environment holds, by `num_episodes` - 1 inner steps.
+
+        A task whose inner step is not finite goes on with the parameters that it had.
+
+        Raises:
+            ConfigError: no generator; without exploration there is no policy gradient.
+        """
+        if generator is None:
+            raise ConfigError("a policy that adapts by policy gradients has to sample its actions.")
+        shared, adapted = self.shared(self.meta_parameters), self.unroll(self.meta_parameters, [], env.num_tasks)[0]
+        episodes = []
+        for step in range(num_episodes):
+            policy = _TaskPolicies(self, shared | adapted, env.num_tasks)
+            episodes.append(collect(env, policy, 1, generator, on_step))
+            if step + 1 < num_episodes:
+                scale = 1.0 if step < self._config.num_inner_steps else self.later_step_scale
+                support = self.samples(episodes[-1], 0, env.num_tasks)
+                stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
+                sound = _finite(*stepped.values())
+                adapted = {name: torch.where(_like(sound, v), v, adapted[name]) for name, v in stepped.items()}
+        return join(episodes)
+
+    def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
+        """Improve the meta-parameters on a batch of trials.
+
+        Args:
+            rollout: from `collect`.
+            progress: share of the training that is done, in [0, 1].
+
+        Returns:
+            Metrics. The first batch ever sets the scale of observations and is not learned from.
+            `dropped_tasks` counts those whose experience or inner step was not finite: they are left out.
+            `skipped_minibatches` is 1 where loss or gradient was not finite: nothing changed.
+        """
+        if self._config.normalizes_obs and not self.obs_normalizer.count:
+            self._update_normalizer(rollout)
+            return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
+        num_tasks = rollout.num_worlds // self._config.episodes_per_task
+        phases = [self.samples(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
+        with torch.no_grad():
+            adapted = self.unroll(self.meta_parameters, phases[:-1], num_tasks)
+            policies = zip(adapted, phases, strict=True)
+            acted = [_expanded(self.distribution(self.meta_parameters, *policy)) for policy in policies]
+        batch = MetaBatch(phases, acted, rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        sound = _finite(*adapted[-1].values(), *(v for phase in phases for v in (phase.obs, phase.advantage)))
+        dropped = num_tasks - int(sound.sum())
+        if dropped == num_tasks:
+            return {"dropped_tasks": float(dropped), "skipped_minibatches": 1.0}
+        improvement = self.improve(batch.of_tasks(sound) if dropped else batch, progress)
+        if improvement.is_finite and not dropped:
+            self._update_normalizer(rollout)
+        metrics = {"dropped_tasks": float(dropped), "skipped_minibatches": float(not improvement.is_finite)}
+        if "log_std" in self.meta_parameters:
+            metrics["action_std"] = float(self.meta_parameters["log_std"].detach().exp().mean())
+        return improvement.metrics | metrics
+
+    def unroll(
+        self, meta_parameters: Parameters, supports: Sequence[Samples], num_tasks: int
+    ) -> list[dict[str, Tensor]]:
+        """What adapts, (B, ...), after 0 .. len(supports) inner steps, as functions of the meta-parameters."""
+        known = {**meta_parameters, **self._constants}
+        start = {name: known[name] for name in self._adapted_names}
+        phases = [{name: value.expand(num_tasks, *value.shape) for name, value in start.items()}]
+        for support in supports:
+            phases.append(self._inner_step(meta_parameters, phases[-1], support, 1.0))
+        return phases
+
+    def shared(self, meta_parameters: Parameters) -> dict[str, Tensor]:
+        """The parameters of the policy that no inner step changes."""
+        others = (name for name in meta_parameters if not name.startswith(_STEP_SIZE))
+        return {name: meta_parameters[name] for name in others if name not in self._adapted_names}
+
+    def judged(self, batch: MetaBatch) -> list[int]:
+        """The phases whose returns the outer step improves: the last one, or all after an inner step."""
+        last = len(batch.phases) - 1
+        return list(range(1, last + 1)) if self._config.judges_every_step else [last]
+
+    def chunks(self, batch: MetaBatch) -> list[MetaBatch]:
+        """The batch in parts of as many tasks as are differentiated at a time."""
+        chosen = self._config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else batch.num_tasks)
+        return batch.split(chosen)
+
+    def distribution(self, meta_parameters: Parameters, adapted: Parameters, samples: Samples) -> ActionDistribution:
+        """The policies of B tasks in the states of `samples`, (B, M, ...)."""
+        return self.policy.distribution({**self.shared(meta_parameters), **adapted}, samples.obs)
+
+    def samples(self, rollout: Rollout, episode: int, num_tasks: int) -> Samples:
+        """The experience of one phase with advantages, (B, M, ...).
+
+        Advantages are returns, discounted, less the linear feature baseline of the task fitted to them, over the
+        generalised advantage estimator; normalised over the valid steps of each task. Time limits are ends.
+        """
+        first = episode * self.horizon
+        steps = slice(first, first + self.horizon)
+
+        def of_tasks(values: Tensor) -> Tensor:
+            return values[steps].unflatten(1, (num_tasks, -1))  # (H, B, E, ...)
+
+        def flat(values: Tensor) -> Tensor:
+            return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
+
+        obs, reward, valid = of_tasks(self._normalized(rollout.obs)), of_tasks(rollout.reward), of_tasks(rollout.valid)
+        config = self._config
+        value = linear_baseline(obs, discounted_returns(reward, config.discount), valid)
+        nothing, ends = torch.zeros_like(value[-1]), of_tasks(rollout.terminated)
+        advantage = generalized_advantage(reward, value, nothing, config.discount, config.gae_lambda, ends)
+        count = valid.sum((0, 2), keepdim=True)  # (1, B, 1)
+        weight = valid.to(reward.dtype) / count
+        mean = (weight * advantage).sum((0, 2), keepdim=True)
+        variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
+        advantage = torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0)
+        return Samples(
+            flat(obs),
+            flat(of_tasks(rollout.action)),
+            flat(of_tasks(rollout.log_prob)),
+            flat(advantage),
+            flat(weight),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Learner.state_dict`."""
+        normalizer = {f"obs_normalizer.{name}": value for name, value in self.obs_normalizer.state_dict().items()}
+        return {
+            "model": {name: value.detach() for name, value in self.meta_parameters.items()} | normalizer,
+            "optimizer": {},
+            "rng": {name: generator.get_state() for name, generator in self.generators.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Learner.load_state_dict`."""
+        self.obs_normalizer.load_state_dict(
+            {name: state["model"][f"obs_normalizer.{name}"] for name in self.obs_normalizer.state_dict()}
+        )
+        self._set_meta_parameters({name: state["model"][name] for name in self.meta_parameters})
+        for name, generator in self.generators.items():
+            generator.set_state(state["rng"][name])
+
+    @torch.no_grad()
+    def _set_meta_parameters(self, values: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.meta_parameters.items():
+            if parameter.shape != values[name].shape:
+                raise ValueError(f"{name} is {tuple(values[name].shape)}, expected {tuple(parameter.shape)}")
+            parameter.copy_(values[name])
+
+    def _inner_step(self, meta: Parameters, adapted: Parameters, support: Samples, scale: float) -> dict[str, Tensor]:
+        """One inner step of each task, all at once."""
+        config, shared = self._config, self.shared(meta)
+        step_size: dict[str, Tensor] | float = config.inner_lr * scale
+        if config.learns_inner_lr:
+            step_size = {name: scale * meta[_STEP_SIZE + name] for name in adapted}
+
+        def loss(of_task: Parameters, samples: Samples) -> Tensor:
+            log_prob = self.policy.distribution({**shared, **of_task}, samples.obs).log_prob(samples.action)
+            return self._surrogate(log_prob, samples, self.horizon)
+
+        def step(of_task: Parameters, samples: Samples) -> dict[str, Tensor]:
+            return adapt(of_task, samples, loss, step_size, config.first_order)
+
+        return torch.func.vmap(step)(dict(adapted), support)
+
+    def _normalized(self, obs: Tensor) -> Tensor:
+        return self.obs_normalizer(obs) if self._config.normalizes_obs else obs
+
+    def _update_normalizer(self, rollout: Rollout) -> None:
+        if self._config.normalizes_obs:
+            self.obs_normalizer.update(rollout.obs[rollout.valid])
+
+
+class _TaskPolicies:
+    """The policies of B tasks as one policy over N = B * E worlds; see `metarl.rollout.Policy`."""
+
+    def __init__(self, learner: GradientLearner, parameters: Parameters, num_tasks: int):
+        self._learner, self._parameters, self._num_tasks = learner, parameters, num_tasks
+
+    def initial_memory(self, num_worlds: int) -> Any:
+        return None
+
+    def act(self, inputs: PolicyInput, memory: Any, generator: torch.Generator | None) -> Act:
+        obs = self._learner._normalized(inputs.obs).unflatten(0, (self._num_tasks, -1))  # (B, E, O)
+        distribution = self._learner.policy.distribution(self._parameters, obs)
+        action = distribution.sample(generator)
+        return Act(action.flatten(0, 1), distribution.log_prob(action).flatten(), memory)
+
+
+def task_sum(values: Tensor, samples: Samples) -> Tensor:
+    """The mean over the steps of each task that count, summed over tasks: (B, M) -> scalar."""
+    return (samples.weight * values).sum()
+
+
+def _expanded(distribution: ActionDistribution) -> ActionDistribution:
+    """The same distribution with all of its tensors (B, M, A)."""
+    shape = distribution[0].shape
+    return type(distribution)(*(value.expand(shape) for value in distribution))
+
+
+def _finite(*values: Tensor) -> Tensor:
+    """(B,) bool, whether all numbers of a task are finite; each of `values` is (B, ...)."""
+    return torch.stack([torch.isfinite(value).flatten(1).all(1) for value in values]).all(0)
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    """A mask over tasks, (B,), that broadcasts against (B, ...)."""
+    return mask.view(-1, *[1] * (value.dim() - 1))

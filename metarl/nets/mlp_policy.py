@@ -1,0 +1,90 @@
+"""The policy of the gradient learners: an MLP whose parameters are given, one set per task or one for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from metarl.nets.distributions import ActionDistribution, Categorical, Gaussian
+from metarl.types import ActionSpace, Continuous
+
+Parameters = Mapping[str, Tensor]
+"""Name -> tensor. A leading dimension B makes them the parameters of B tasks."""
+
+CONTEXT = "context"
+"""The parameters that are read like a part of the observation (Zintgraf et al. 2019)."""
+
+_ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+_MIN_LOG_STD = math.log(1e-6)
+
+
+class MLPPolicy:
+    """Maps parameters and observations to action distributions; keeps no parameters of its own.
+
+    Parameters are `layers.I.weight` (D_out, D_in), `layers.I.bias` (D_out,), for continuous actions `log_std`
+    (A,), and `context` (C,) where there is one. Any of them may have a leading dimension B while others do not.
+
+    Args:
+        obs_dim: O.
+        action_space: what the policy chooses from.
+        hidden_dims: widths of the hidden layers.
+        activation: "tanh" or "relu".
+        context_dim: C, numbers appended to each observation; 0 for none.
+        initial_std: standard deviation of continuous actions at the start.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_space: ActionSpace,
+        hidden_dims: Sequence[int],
+        activation: str = "tanh",
+        context_dim: int = 0,
+        initial_std: float = 1.0,
+    ):
+        self.is_continuous = isinstance(action_space, Continuous)
+        self.dims = [obs_dim + context_dim, *hidden_dims, action_space.input_dim]
+        self.context_dim = context_dim
+        self.initial_std = initial_std
+        self._activation = _ACTIVATIONS[activation]
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw parameters: weights as of Glorot and Bengio (2010), zero biases; float32 on the CPU."""
+        parameters = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(self.dims, self.dims[1:], strict=False)):
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            parameters[f"layers.{layer}.weight"] = bound * (2 * torch.rand(fan_out, fan_in, generator=generator) - 1)
+            parameters[f"layers.{layer}.bias"] = torch.zeros(fan_out)
+        if self.is_continuous:
+            parameters["log_std"] = torch.full((self.dims[-1],), math.log(self.initial_std))
+        if self.context_dim:
+            parameters[CONTEXT] = torch.zeros(self.context_dim)
+        return parameters
+
+    def head(self) -> tuple[str, ...]:
+        """The names of the last layer's parameters."""
+        last = len(self.dims) - 2
+        return (f"layers.{last}.weight", f"layers.{last}.bias")
+
+    def distribution(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
+        """The action distribution in M states of one task, (M, ...), or of each of B tasks, (B, M, ...).
+
+        Args:
+            parameters: of one task, or with a leading dimension B.
+            obs: (M, O), or (B, M, O).
+        """
+        features = obs
+        if self.context_dim:
+            context = parameters[CONTEXT].unsqueeze(-2)  # (..., 1, C)
+            features = torch.cat([obs, context.expand(*obs.shape[:-1], self.context_dim)], -1)
+        for layer in range(len(self.dims) - 1):
+            if layer:
+                features = self._activation(features)
+            weight, bias = parameters[f"layers.{layer}.weight"], parameters[f"layers.{layer}.bias"]
+            features = features @ weight.mT + bias.unsqueeze(-2)  # (..., M, D)
+        if not self.is_continuous:
+            return Categorical(features)
+        return Gaussian(features, parameters["log_std"].unsqueeze(-2).clamp(min=_MIN_LOG_STD))
