@@ -26,10 +26,11 @@ are its squared distance `goal_distance_sq` U[0, 9] m^2 and its `goal_angle` U[0
 
 Names hide more here than elsewhere. PEARL's configuration of ant-dir draws two of these angles, unseeded, and both
 trains and tests on the two; its paper's "Ant-Fwd-Back" needs 0 and pi. VariBAD's AntDir gives the angles 1 and -1 rad.
-ProMP's forward-backward ant has PEARL's reward. Numbers of one are not numbers of another.
+ProMP's forward-backward ant has PEARL's reward. Numbers of one are not numbers of another. Of ant-goal PEARL draws 150
+goals to train and 30 to test, unseeded too; here train and test tasks are fresh draws.
 
 ACTION (8 numbers in [-1, 1], x 150 N m)
-    hip and ankle of leg 4 (back right), 1 (front left), 2 (front right), 3 (back left)
+    hip and ankle of the file's leg 4 (at +x, -y), 1 (+x, +y), 2 (-x, +y) and 3 (-x, -y)
 
 OBSERVATION
     dir-maml, vel  pearl  goal
@@ -41,18 +42,22 @@ OBSERVATION
     122-124        -      -       centre of mass of the robot (m)
 
 CONTACT FORCES (MuJoCo's `cfrc_ext`) have been zero in most work since MuJoCo 2, which computes them only where a
-sensor wants them; here an accelerometer does, so they are what the authors had. They are of the last physics step
-(0.01 s old), and zero in the first observation. `contact_forces=False` leaves them out of observation and reward,
-which then have 84 numbers less (PEARL's ant-dir: as many as before) and no c: about a fifth faster, and the same task
-as with MuJoCo 2's zeros.
+sensor wants them; here an accelerometer does, so they are what the authors had. They are of the last physics step,
+0.01 s old (in rllab they were computed anew), and zero in the first observation. With the option
+`contact_forces=False` (`--env-options contact_forces=false`) the observation lacks the 84 numbers (PEARL's ant-dir has
+none anyway) and the reward lacks c: the task that MuJoCo 2's zeros make. It runs 8 % (MAML's) to 20 % faster.
 
 DEVIATIONS. The body is gymnasium's ant.xml, the same as PEARL's; for MAML's variants the contacts are as soft as in
 the rllab file (solimp). The files integrate with RK4, which mujoco_warp does not have: here it is implicitfast at
-gymnasium's 0.01 s (in rllab 0.02 s), which over ten steps of a random policy departs from RK4 by a third of a joint's
-movement. MuJoCo is >= 4.0; the originals ran on 1.3 (MAML) and 1.5 (PEARL), whose contact solver differs, so
-returns need not agree with the papers'. Quaternions are normalised at the start. mujoco_warp 4.0 turns the friction
-pyramid of a capsule that stands steeper than 60 degrees to the world's axes, where MuJoCo turns it to the capsule, so
-the two engines agree until feet touch the ground and then only in distribution.
+gymnasium's 0.01 s (rllab: 0.02 s). With the same random actions the joints are off RK4's by 0.02 rad in the mean
+after 0.1 s from the crouching start, by 0.14 rad from the file's pose, whose ankles lie outside of their limits.
+MuJoCo is >= 4.0; the originals ran on 1.3 (MAML) and 1.5 (PEARL), whose contact solver differs, so returns need
+not agree with the papers'. Positions are of the instant after the step, where PEARL's code reads them one physics step
+late. Quaternions are normalised at the start.
+
+ENGINES. On a capsule that stands steeper than 60 degrees mujoco_warp 4.0 turns the friction pyramid to the axes of
+the world, MuJoCo to the capsule. So the two agree to the last digits until a foot touches the ground so, and then
+only in distribution.
 """
 
 from __future__ import annotations
@@ -332,7 +337,7 @@ def _scene(task: Arrays) -> mujoco.MjModel:
         add_mark(spec, mujoco.mjtGeom.mjGEOM_CYLINDER, (0.3, 0.01, 0.0), (x, y, 0.01), GREEN)
         add_post(spec, x, y)
     else:
-        add_camera(spec, "torso", (0.0, -4.0, 2.4), down=0.62)
+        add_camera(spec, "torso", (0.0, -3.4, 2.05), down=0.62)
     if "velocity" in task:
         for index in range(-20, 61):
             add_post(spec, index * max(float(task["velocity"]), 0.25), 1.5)
