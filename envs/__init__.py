@@ -25,6 +25,12 @@ ENVIRONMENTS: dict[str, str] = {
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
     "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",
+    "ant-dir-maml": "envs.locomotion.ant:make_dir_maml",
+    "ant-vel": "envs.locomotion.ant:make_vel",
+    "ant-dir-pearl": "envs.locomotion.ant:make_dir_pearl",
+    "ant-goal": "envs.locomotion.ant:make_goal",
+    "walker-rand-params": "envs.locomotion.rand_params:make_walker",
+    "hopper-rand-params": "envs.locomotion.rand_params:make_hopper",
 }
 """Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec`."""
 

@@ -11,7 +11,7 @@ from envs.toy import classical
 _RL2 = "Duan et al. 2016 (arXiv 1611.02779), table {}: total reward of a trial, mean of 1000"
 _MAML = (
     "Finn et al. 2017, the raw results in cbfinn/maml_rl icml/, mean over 40 goals; older MuJoCo, "
-    "20 episodes (40 for point-navigation) per gradient"
+    "20 episodes (40 for point-navigation and ant-dir-maml) per gradient"
 )
 _PEARL = "logs of x35f/meta_rl results/pearl, one seed, mean of the last tenth; older MuJoCo, off-policy learning"
 
@@ -63,6 +63,12 @@ TARGETS: dict[str, Target] = {
         "MAML, before": -129.5, "MAML, 1 gradient": -78.6, "MAML, 3 gradients": -60.8, "MAML's oracle": -54.5}, _MAML),
     "half-cheetah-dir": Target("half-cheetah-dir", {
         "MAML, before": -50.7, "MAML, 1 gradient": 293.2, "MAML, 3 gradients": 315.7, "MAML's oracle": 442.7}, _MAML),
+    "ant-vel": Target("ant-vel", {
+        "MAML, before": 30.6, "MAML, 1 gradient": 96.7, "MAML, 3 gradients": 101.4, "MAML's oracle": 107.9}, _MAML),
+    "ant-dir-maml": Target("ant-dir-maml", {
+        "MAML, before": 8.7, "MAML, 1 gradient": 499.1, "MAML, 3 gradients": 499.1, "MAML's oracle": 524.8}, _MAML),
+    "walker-rand-params": Target("walker-rand-params", {
+        "PEARL, after its context": 730.0, "PEARL, online": 721.0}, _PEARL),
 }
 # fmt: on
 

@@ -35,13 +35,22 @@ with the papers'. MAML's centre-of-mass velocity is MuJoCo's `subtreelinvel` sen
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 
 import mujoco
 import numpy as np
 import torch
 from torch import Tensor
 
+from envs.locomotion.bodies import (
+    DARK_ORANGE,
+    GREEN,
+    LIGHT_ORANGE,
+    RED,
+    add_camera,
+    add_post,
+    load_body,
+    paint_ground,
+)
 from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
@@ -169,17 +178,13 @@ def _make(
 
 def _body() -> mujoco.MjSpec:
     """gymnasium's half-cheetah plus a camera; its dynamics are untouched."""
-    text = resources.files("gymnasium").joinpath("envs", "mujoco", "assets", "half_cheetah.xml").read_text()
-    spec = mujoco.MjSpec.from_string(text)
+    spec = load_body("half_cheetah.xml")
     # The file fixes the total mass with a compiler attribute that MuJoCo is about to remove.
     total_mass_kg, spec.compiler.settotalmass = spec.compiler.settotalmass, -1.0
     density_scale = total_mass_kg / float(spec.compile().body_mass.sum())
     for geom in spec.geoms:
         geom.density *= density_scale
-    camera = spec.body("torso").add_camera(name="video", mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACK, fovy=45.0)
-    camera.pos = (0.0, -3.2, 0.55)
-    camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
-    camera.alt.xyaxes = (1.0, 0.0, 0.0, 0.0, 0.2, 1.0)
+    add_camera(spec, "torso", (0.0, -3.2, 0.55), down=0.2)
     return spec
 
 
@@ -189,37 +194,14 @@ def _scene(task: Arrays) -> mujoco.MjModel:
     On the direction task posts stand every 2 m, green where the robot should run and red where not.
     """
     spec = _body()
-    _paint(spec)
+    paint_ground(spec)
+    for geom in spec.geoms:
+        if geom.name != "floor":
+            geom.rgba = DARK_ORANGE if geom.name.startswith("b") else LIGHT_ORANGE
     goal = float(next(iter(task.values())))
     is_direction = "direction" in task
     spacing_m = 2.0 if is_direction else max(goal, 0.25)
     for index in range(-60, 61):
         wrong_way = is_direction and index * goal < 0
-        spec.worldbody.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_CAPSULE,
-            size=(0.03, 0.3, 0.0),
-            pos=(index * spacing_m, 0.9, 0.3),
-            rgba=(0.85, 0.25, 0.2, 1.0) if wrong_way else (0.2, 0.65, 0.35, 1.0),
-            contype=0,
-            conaffinity=0,
-            mass=0.0,
-        )
+        add_post(spec, index * spacing_m, 0.9, RED if wrong_way else GREEN)
     return spec.compile()
-
-
-def _paint(spec: mujoco.MjSpec) -> None:
-    """Softer colours than the file's black and white, which flicker in a video."""
-    sky, _, ground = spec.textures
-    sky.rgb1, sky.rgb2 = (0.62, 0.74, 0.86), (0.87, 0.92, 0.96)
-    ground.rgb1, ground.rgb2 = (0.36, 0.42, 0.38), (0.42, 0.48, 0.44)
-    spec.material("MatPlane").reflectance = 0.0
-    spec.material("MatPlane").specular = 0.1
-    spec.geom("floor").rgba = (1.0, 1.0, 1.0, 1.0)
-    spec.visual.headlight.ambient = (0.35, 0.35, 0.35)
-    spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
-    spec.worldbody.lights[0].diffuse = (0.6, 0.6, 0.6)
-    spec.worldbody.lights[0].dir = (-0.3, 0.4, -1.0)
-    for geom in spec.geoms:
-        if geom.name != "floor":
-            is_back = geom.name.startswith("b")
-            geom.rgba = (0.86, 0.42, 0.22, 1.0) if is_back else (0.93, 0.62, 0.28, 1.0)

@@ -71,6 +71,14 @@ _CHEETAH = RL2Config(
 _RL2 |= {
     name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")
 }
+# Starting points: the half-cheetah's settings with a longer view, as these robots first have to learn not to fall.
+_RL2 |= {
+    name: {"default": replace(_CHEETAH, total_steps=20_000_000, discount=0.99)}
+    for name in (
+        *("ant-dir-maml", "ant-vel", "ant-dir-pearl", "ant-goal"),
+        *("walker-rand-params", "hopper-rand-params"),
+    )
+}
 
 
 def rl2(env: str) -> dict[str, RL2Config]:

@@ -25,8 +25,9 @@ class Engine(Protocol):
 
     Contract, held by both implementations and by one test file:
 
-    1. After `step` and `forward` every tensor of `data` belongs to the same instant as `qpos`
-       (acceleration-stage sensors are one substep old).
+    1. After `step` and `forward` every tensor of `data` belongs to the same instant as `qpos`. What comes of
+       forces, acceleration sensors and `cfrc_ext`, is one substep old; `cfrc_ext` is zero after a reset, and
+       always where the model has no accelerometer, force or torque sensor.
     2. A world whose simulation fails (a NaN or a number beyond 1e10 in its state, an engine error, a
        full contact or constraint buffer) is flagged in `failed` and stays flagged until it is reset.
        At the end of every `step` and `forward` it is put back to the model's defaults, so that its

@@ -24,7 +24,13 @@ from torch import Tensor
 from metarl.errors import EngineError
 from metarl.physics.engine import STATE_FIELDS, check_model_value, check_value, model_default, unknown_field
 from metarl.physics.fields import DERIVED_FIELDS, check_fixtures, check_model_fields
-from metarl.physics.warp_kernels import correct_body_invweight0, flag_failed, flag_overflow, restore_sensors
+from metarl.physics.warp_kernels import (
+    clear_contact_forces,
+    correct_body_invweight0,
+    flag_failed,
+    flag_overflow,
+    restore_sensors,
+)
 
 if TYPE_CHECKING:
     from metarl.env import Physics
@@ -91,7 +97,7 @@ class WarpEngine:
         self._bodies = {
             "step": self._record_step,
             "forward": self._record_forward,
-            "reset": lambda: mjw.reset_data(self._model, self._sim, self._reset_mask),
+            "reset": lambda: self._record_reset(self._reset_mask),
             "set_const": self._record_set_const,
         }
         _log.info("mujoco_warp: building kernels for %s; the first time this takes minutes", self._wp_device)
@@ -165,6 +171,11 @@ class WarpEngine:
         self._flag()
         self._park_and_refresh()
 
+    def _record_reset(self, mask: wp.array) -> None:
+        mjw.reset_data(self._model, self._sim, mask)
+        if self._model.sensor_rne_postconstraint:
+            wp.launch(clear_contact_forces, dim=self._sim.cfrc_ext.shape, inputs=[mask], outputs=[self._sim.cfrc_ext])
+
     def _record_set_const(self) -> None:
         mjw.set_const(self._model, self._sim)
         if self._model.body_invweight0.shape[0] == self.num_worlds:
@@ -177,7 +188,7 @@ class WarpEngine:
 
     def _park_and_refresh(self) -> None:
         """Put failed worlds to the defaults and compute what follows from the state."""
-        mjw.reset_data(self._model, self._sim, self._failed)
+        self._record_reset(self._failed)
         if self._has_acceleration_sensors:
             wp.copy(self._sensordata, self._sim.sensordata)
         mjw.step1(self._model, self._sim)  # zeroes all sensors, computes those of position and velocity

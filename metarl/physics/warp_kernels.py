@@ -59,6 +59,14 @@ def restore_sensors(is_restored: wp.array[bool], saved: wp.array2d[float], senso
 
 
 @wp.kernel
+def clear_contact_forces(mask: wp.array[bool], cfrc_ext: wp.array2d[wp.spatial_vector]):
+    """Forget the forces of the last step, which mjw.reset_data leaves where they are."""
+    world, body = wp.tid()
+    if mask[world]:
+        cfrc_ext[world, body] = wp.spatial_vector()
+
+
+@wp.kernel
 def correct_body_invweight0(
     body_simple: wp.array[int],
     compiled: wp.array[wp.vec2],

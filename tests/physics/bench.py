@@ -23,7 +23,7 @@ MODEL_FIELDS = (
     "opt.wind",
     "opt.density",
 )
-DATA_FIELDS = ("qpos", "qvel", "ctrl", "xpos", "xmat", "site_xpos", "site_xmat", "geom_xpos", "sensordata")
+DATA_FIELDS = ("qpos", "qvel", "ctrl", "xpos", "xmat", "site_xpos", "site_xmat", "geom_xpos", "sensordata", "cfrc_ext")
 
 XML = f"""
 <mujoco>

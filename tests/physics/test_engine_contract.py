@@ -88,6 +88,22 @@ def test_acceleration_sensors_are_one_substep_old_and_never_blank(engine: Engine
     torch.testing.assert_close(touch, torch.full((6,), 1.0 * GRAVITY), atol=0.1, rtol=0)
 
 
+def test_contact_forces_are_those_of_the_last_step_and_zero_after_a_reset(engine: Engine) -> None:
+    puck, upwards = engine.model.body("puck").id, 5  # torque before force
+    assert bool((engine.data("cfrc_ext") == 0).all())
+    for _ in range(20):
+        engine.step()
+    torch.testing.assert_close(
+        engine.data("cfrc_ext")[:, puck, upwards], torch.full((6,), 1.0 * GRAVITY), atol=0.1, rtol=0
+    )
+    mask = torch.tensor([True, False] * 3)
+    before = engine.data("cfrc_ext").clone()
+    engine.reset(mask)
+    engine.forward()
+    assert bool((engine.data("cfrc_ext")[mask] == 0).all())
+    assert torch.equal(engine.data("cfrc_ext")[~mask], before[~mask])
+
+
 def test_fields_have_mujocos_shapes_and_float32(engine: Engine) -> None:
     data = mujoco.MjData(engine.model)
     for name in (*DATA_FIELDS, "act", "mocap_pos", "mocap_quat", "time", "cvel", "xipos", "geom_xmat"):
@@ -460,7 +476,7 @@ def test_engines_agree_over_100_substeps_with_parameters_delays_and_contacts(
     assert len(histories[0]) * NUM_SUBSTEPS == 100
     for on_batch, on_warp in zip(*histories, strict=True):
         for name in DATA_FIELDS:
-            tolerance = 5e-2 if name == "sensordata" else 2e-5  # contact forces are stiff
+            tolerance = 5e-2 if name in ("sensordata", "cfrc_ext") else 2e-5  # contact forces are stiff
             torch.testing.assert_close(on_batch[name], on_warp[name], atol=tolerance, rtol=1e-4, msg=name)
 
 
