@@ -12,10 +12,12 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from torch import Tensor
 
 from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.sb3_adapter import SB3VecEnv
+from metarl.statistics import bootstrap
 from metarl.task_worlds import TaskLike
 
 
@@ -78,6 +80,45 @@ def train_from_scratch(
         model.learn(total_steps, callback=curve)
     env.close()
     return curve.records
+
+
+@dataclass(frozen=True)
+class ScratchCurve:
+    """Training from scratch on several unseen tasks; fields as in `metarl.evaluate.Evaluation`.
+
+    Attributes:
+        env_steps_spent: K numbers, environment steps of training before each point.
+        returns: B rows of K returns of the exploring policy.
+        iqm_return: K interquartile means over tasks.
+        ci95_return: K intervals.
+        success_rate: K rates.
+    """
+
+    env_steps_spent: list[int]
+    returns: list[list[float]]
+    iqm_return: list[float]
+    ci95_return: list[list[float]]
+    success_rate: list[float]
+
+
+def scratch_curve(spec: EnvSpec, tasks: Tensor, total_steps: int, seed: int, *, num_worlds: int = 8) -> ScratchCurve:
+    """Train from scratch on each of some tasks, (B, P), and put the learning curves together.
+
+    See `train_from_scratch`. A point stands where the policy that earned it had been trained for so many steps.
+    """
+    curves = [train_from_scratch(spec, task, total_steps, seed, num_worlds=num_worlds) for task in tasks]
+    # Early ends of episodes may leave an update without any; points are those that all tasks have.
+    steps = sorted(set.intersection(*({r.env_steps for r in records} for records in curves)))
+    points = [{r.env_steps: r for r in records} for records in curves]
+    returns = np.array([[of_task[at].episode_return for at in steps] for of_task in points])  # (B, K)
+    estimate = bootstrap(returns[None], np.random.default_rng(seed))
+    return ScratchCurve(
+        env_steps_spent=[0, *steps[:-1]],
+        returns=returns.tolist(),
+        iqm_return=estimate.value.tolist(),
+        ci95_return=np.stack([estimate.low, estimate.high], 1).tolist(),
+        success_rate=np.mean([[of_task[at].success_rate for at in steps] for of_task in points], 0).tolist(),
+    )
 
 
 @contextmanager

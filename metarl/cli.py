@@ -1,4 +1,4 @@
-"""The `metarl` command: `train`, `evaluate`, `record`, `list`, `doctor`.
+"""The `metarl` command: `train`, `evaluate`, `compare`, `record`, `list`, `doctor`.
 
 Nothing heavy is imported before a command is known, so that `metarl --help` answers at once.
 Exit codes: 0 done, 2 bad input (one clear line), 1 a failure that is not the user's, 128 + n stopped by signal n.
@@ -16,6 +16,7 @@ from metarl.errors import MetarlError, UnknownNameError
 COMMANDS = {
     "train": "meta-train an algorithm on an environment's task distribution",
     "evaluate": "let a trained run adapt to unseen tasks, episode by episode",
+    "compare": "put runs on one picture, by the environment steps they spend on a new task",
     "record": "write a video of a trained run adapting to unseen tasks",
     "list": "environments with their task parameters, algorithms and presets",
     "doctor": "what this machine can do (devices, engines, renderers, video), and how to get the rest",
@@ -69,6 +70,7 @@ def _run(command: str, arguments: list[str]) -> int:
     return {
         "train": commands.train,
         "evaluate": commands.evaluate,
+        "compare": commands.compare,
         "record": commands.record,
         "list": commands.list_names,
         "doctor": commands.doctor,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from rich.table import Table
 
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.options import (
+    CompareOptions,
     DoctorOptions,
     EvaluateOptions,
     ListOptions,
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from metarl.run import LoadedRun
 
 _MAX_WIDTH = 120
+_RECORDED_INNER_STEPS = 3
 _console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -82,28 +86,87 @@ def evaluate(arguments: list[str]) -> int:
     plot_path = options.plot or run.path / "evaluation.png"
     _check_writable(json_path, "--json")
     _check_writable(plot_path, "--plot")
-    num_episodes = _num_episodes(run, options.episodes)
     protocol: dict[str, Any] = {
         "split": options.split,
         "num_tasks": options.num_tasks,
-        "num_episodes": num_episodes,
+        "num_episodes": _num_episodes(run, options.episodes),
         "seed": options.seed,
-        "deterministic": not options.stochastic,
         "device": run.config.device,
     }
     evaluations: dict[str, Evaluation] = {}
     for loaded in [run, *others]:
-        label = _label(loaded, evaluations)
-        evaluations[label] = run_evaluation(loaded.learner, loaded.spec, algorithm=loaded.config.algorithm, **protocol)
-    protocol["deterministic"] = False
-    evaluations["random"] = run_evaluation(RandomPolicy(run.spec), run.spec, algorithm="random", **protocol)
+        _scale_later_steps(loaded, options.later_step_scale)
+        per_task = _default(options.episodes_per_task, loaded.config.settings.episodes_per_task)
+        evaluations[_label(loaded, evaluations)] = run_evaluation(
+            loaded.learner,
+            loaded.spec,
+            algorithm=loaded.config.algorithm,
+            episodes_per_task=per_task,
+            deterministic=not options.stochastic,
+            **protocol,
+        )
+    random = RandomPolicy(run.spec)
+    evaluations["random"] = run_evaluation(random, run.spec, algorithm="random", deterministic=False, **protocol)
     first, *references = evaluations
     values = evaluations[first].to_json()
     values["references"] = {label: evaluations[label].to_json() for label in references}
     write_json(json_path, values)
-    picture, _ = adaptation_curve(plot_path, evaluations)
+    by_inner_steps = evaluations[first].adapts_by == "inner steps"
+    axis: dict[str, Any] = {"x_label": "inner steps", "first": 0} if by_inner_steps else {}
+    picture, _ = adaptation_curve(plot_path, evaluations, **axis)
     # Last, because a reader that leaves early, as `head` does, ends the program.
     _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
+    _console.print(f"wrote {json_path} and {picture}")
+    return 0
+
+
+def compare(arguments: list[str]) -> int:
+    """`metarl compare`."""
+    options = parse(CompareOptions, "compare", arguments)
+
+    from metarl.evaluate import evaluate as run_evaluation
+    from metarl.evaluate import table
+    from metarl.plots import budget_curve
+    from metarl.run import load_run
+    from metarl.run_folder import write_json
+
+    if not options.runs:
+        raise ConfigError("name the runs to compare, as in `metarl compare runs/rl2 runs/maml`.")
+    if options.scratch_steps < 0 or options.scratch_tasks < 1:
+        got = f"{options.scratch_steps} and {options.scratch_tasks}"
+        raise ConfigError(f"--scratch-steps must be at least 0 and --scratch-tasks at least 1, got {got}.")
+    runs = [load_run(path, options.device) for path in options.runs]
+    for other in runs[1:]:
+        _refuse_another_env(runs[0], other)
+    json_path = options.out.with_suffix(".json")
+    _check_writable(options.out, "--out")
+    evaluations: dict[str, Evaluation] = {}
+    for run in runs:
+        _scale_later_steps(run, options.later_step_scale)
+        evaluations[_label(run, evaluations)] = run_evaluation(
+            run.learner,
+            run.spec,
+            algorithm=run.config.algorithm,
+            split=options.split,
+            num_tasks=options.num_tasks,
+            num_episodes=_num_episodes(run, options.episodes),
+            episodes_per_task=run.config.settings.episodes_per_task,
+            seed=options.seed,
+            deterministic=not options.stochastic,
+            device=run.config.device,
+        )
+    curves: dict[str, Any] = dict(evaluations)
+    values = {label: evaluation.to_json() for label, evaluation in evaluations.items()}
+    if options.scratch_steps:
+        from metarl.baselines import scratch_curve
+
+        tasks = runs[0].spec.tasks.split(options.split, options.scratch_tasks, options.seed)
+        curves["from scratch"] = scratch_curve(runs[0].spec, tasks, options.scratch_steps, options.seed)
+        values["from scratch"] = asdict(curves["from scratch"])
+    write_json(json_path, values)
+    title = f"{runs[0].spec.name}, {options.num_tasks} tasks of split {options.split}"
+    picture, _ = budget_curve(options.out, curves, title=title)
+    _print_table(table(evaluations), title)
     _console.print(f"wrote {json_path} and {picture}")
     return 0
 
@@ -112,6 +175,7 @@ def record(arguments: list[str]) -> int:
     """`metarl record`."""
     options = parse(RecordOptions, "record", arguments)
 
+    from metarl.evaluate import samples_support
     from metarl.record import record as run_recording
     from metarl.record import require_body
     from metarl.run import load_run
@@ -121,13 +185,21 @@ def record(arguments: list[str]) -> int:
     require_body(run.spec)
     out = options.out or Path("videos") / f"{run.config.algorithm}-{run.config.env}.mp4"
     _check_writable(out, "--out")
+    _scale_later_steps(run, options.later_step_scale)
+    by_inner_steps = samples_support(run.learner)
+    num_episodes = _num_episodes(run, options.episodes)
+    if by_inner_steps and options.episodes is None:
+        num_episodes = max(num_episodes, _RECORDED_INNER_STEPS + 1)
+    samples = options.stochastic or by_inner_steps
     recording = run_recording(
         run.learner,
         run.spec,
         run.spec.tasks.split(options.split, options.num_tasks, options.seed),
-        _num_episodes(run, options.episodes),
+        num_episodes,
         out,
-        generator=make_generator(options.seed, "evaluation", run.config.device) if options.stochastic else None,
+        episodes_per_task=run.config.settings.episodes_per_task,
+        stages=sorted({0, min(1, num_episodes - 1), num_episodes - 1}) if by_inner_steps else (),
+        generator=make_generator(options.seed, "evaluation", run.config.device) if samples else None,
         seed=options.seed,
         device=run.config.device,
         title=f"{run.config.algorithm} on unseen tasks of {run.config.env} ({options.split})",
@@ -253,9 +325,24 @@ def _num_episodes(run: LoadedRun, asked: int | None) -> int:
     trained = run.config.settings.episodes_per_trial
     if asked is not None and asked < 1:
         raise ConfigError(f"a trial has at least one episode, got {asked}.")
-    if asked is not None and run.config.settings.memory and asked > trained:
+    if asked is not None and getattr(run.config.settings, "memory", True) and asked > trained:
         _console.print(f"note: trials of {asked} episodes; {run.path} was trained on trials of {trained}.")
     return trained if asked is None else asked
+
+
+def _default(asked: int | None, usual: int) -> int:
+    return usual if asked is None else asked
+
+
+def _scale_later_steps(run: LoadedRun, scale: float | None) -> None:
+    """Set the factor on inner steps beyond those that were meta-trained."""
+    if scale is None:
+        return
+    if not hasattr(run.learner, "later_step_scale"):
+        raise ConfigError(f"--later-step-scale is for learners with inner steps; {run.config.algorithm} has none.")
+    if not 0 <= scale < math.inf:
+        raise ConfigError(f"--later-step-scale must be finite and not negative, got {scale}.")
+    run.learner.later_step_scale = scale
 
 
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:

@@ -229,15 +229,9 @@ class BatchedEnv:
         Args:
             parameters: (B, P) float32; B divides N, and the N / B worlds of a task lie side by side.
         """
-        shape, dim = tuple(parameters.shape), self.spec.tasks.dim
-        if len(shape) != 2 or shape[1] != dim or not shape[0] or self.num_worlds % shape[0]:
-            expected = f"({self.num_worlds}, {dim}), or fewer rows that divide the worlds"
-            raise SpecError(f"{self.spec.name}: tasks must have shape {expected}, got {shape}.")
-        if not bool(torch.isfinite(parameters).all()):
-            raise SpecError(f"{self.spec.name}: tasks contain NaN or infinity.")
+        rows = self.spec.tasks.of_worlds(parameters, self.num_worlds, self.spec.name)
         self.num_tasks = len(parameters)
-        worlds = parameters.to(self.device, torch.float32).repeat_interleave(self.num_worlds // self.num_tasks, 0)
-        self._configure(worlds)
+        self._configure(rows.to(self.device, torch.float32))
         self._step_count = self.spec.horizon  # reset comes first
         self._state = {}
 

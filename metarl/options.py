@@ -21,6 +21,7 @@ Options = TypeVar("Options")
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Run = Annotated[Path, tyro.conf.arg(metavar="RUN")]
 Episodes = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+Scale = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
 
@@ -70,11 +71,15 @@ class EvaluateOptions:
     num_tasks: int = 64
     """How many tasks."""
     episodes: Episodes = None
-    """Episodes per trial; default: as many as in training."""
+    """Episodes per trial, with an inner step between them for a gradient learner; default: as many as in training."""
+    episodes_per_task: Episodes = None
+    """Episodes on a task before each inner step of a gradient learner; default: as many as in training."""
+    later_step_scale: Scale = None
+    """Factor on inner steps beyond those that were meta-trained; default: as the run was trained with."""
     seed: int = 0
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
+    """Sample actions instead of taking the likeliest; gradient learners always do."""
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None
@@ -86,17 +91,50 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
+class CompareOptions:
+    """Put runs on one picture: return against the environment steps that were spent on the new task."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
+    """Run folders on the same environment, or checkpoints of theirs."""
+    split: Split = "test"
+    """Which tasks."""
+    num_tasks: int = 64
+    """How many tasks."""
+    episodes: Episodes = None
+    """Episodes per trial, with an inner step between them for gradient learners; default: as many as in training."""
+    later_step_scale: Scale = None
+    """Factor on inner steps beyond those that were meta-trained; default: as the run was trained with."""
+    scratch_steps: int = 0
+    """Also train PPO from scratch for as many environment steps on each of a few tasks; 0: do not."""
+    scratch_tasks: int = 4
+    """How many tasks that is done on."""
+    seed: int = 0
+    """Seed of the tasks, the worlds' noise and sampled actions."""
+    stochastic: bool = False
+    """Sample actions instead of taking the likeliest; gradient learners always do."""
+    out: Path = Path("comparison.png")
+    """The picture; an .svg and a .json lie beside it."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True)
 class RecordOptions:
-    """Write a video of a trained run adapting to unseen tasks, side by side."""
+    """Write a video of a trained run adapting to unseen tasks, side by side.
+
+    A gradient learner is shown before adaptation and after its inner steps, one column each.
+    """
 
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
     split: Split = "test"
     """Which tasks."""
     num_tasks: int = 4
-    """Panels of the video."""
+    """Tasks to show."""
     episodes: Episodes = None
-    """Episodes per trial; default: as many as in training."""
+    """Episodes per trial, with an inner step between them for a gradient learner; default: as many as in training."""
+    later_step_scale: Scale = None
+    """Factor on inner steps beyond those that were meta-trained; default: as the run was trained with."""
     out: OptionalPath = None
     """The video; default videos/ALGORITHM-ENV.mp4."""
     seed: int = 0
@@ -104,7 +142,7 @@ class RecordOptions:
     speed: float = 1.0
     """1 plays in real time, 2 twice as fast."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
+    """Sample actions instead of taking the likeliest; gradient learners always do."""
     render_backend: str = "auto"
     """auto, egl, osmesa, glfw or warp."""
     device: str = "auto"

@@ -49,11 +49,24 @@ class Curve(Protocol):
     def success_rate(self) -> Sequence[float] | None: ...
 
 
+class BudgetCurve(Curve, Protocol):
+    """A `Curve` that knows what it cost.
+
+    Attributes:
+        env_steps_spent: K numbers, environment steps spent on a task before each return.
+    """
+
+    @property
+    def env_steps_spent(self) -> Sequence[int]: ...
+
+
 def adaptation_curve(
     path: Path,
     curves: Mapping[str, Curve],
     *,
     references: Collection[str] = ("domain-randomised", "oracle", "random"),
+    x_label: str = "episode of the trial",
+    first: int = 1,
     y_label: str = "return (IQM, 95 % interval)",
     title: str = "",
 ) -> tuple[Path, Path]:
@@ -63,6 +76,7 @@ def adaptation_curve(
         path: where the picture goes; its suffix is replaced by .png and .svg.
         curves: {label: curve}, at least one.
         references: labels of policies that do not adapt, drawn grey and dashed.
+        x_label, first: what is counted to the right, and from which number.
         y_label: what the curves are.
         title: a line above.
 
@@ -80,17 +94,64 @@ def adaptation_curve(
     for index, (label, curve) in enumerate(curves.items()):
         style = _reference_style(index) if label in references else _line_style(index, len(curve.iqm_return))
         widen = label in references
-        _draw(panels[0], curve.iqm_return, curve.ci95_return, widen, label, style)
+        _draw(panels[0], first, curve.iqm_return, curve.ci95_return, widen, label, style)
         if curve.success_rate is not None:
-            _draw(panels[1], 100 * np.asarray(curve.success_rate), None, widen, label, style)
+            _draw(panels[1], first, 100 * np.asarray(curve.success_rate), None, widen, label, style)
     num_episodes = max(len(curve.iqm_return) for curve in curves.values())
     for panel in panels:
-        _label_episodes(panel, num_episodes)
+        _label_episodes(panel, x_label, first, num_episodes)
     panels[0].set_ylabel(y_label)
     if with_success:
         panels[1].set_ylabel("tasks solved (%)")
         panels[1].set_ylim(-4, 104)  # room for the markers at 0 and 100
     return _finish(figure, panels, path, title)
+
+
+def budget_curve(
+    path: Path,
+    curves: Mapping[str, BudgetCurve],
+    *,
+    references: Collection[str] = ("domain-randomised", "oracle"),
+    y_label: str = "return (IQM, 95 % interval)",
+    title: str = "",
+) -> tuple[Path, Path]:
+    """Draw return against the environment steps that were spent on the new task before: all ways to adapt on one axis.
+
+    Args:
+        path: where the picture goes; its suffix is replaced by .png and .svg.
+        curves: {label: curve}, at least one.
+        references: labels of policies that do not adapt, drawn as grey lines at the return of their last episode.
+        y_label: what the curves are.
+        title: a line above.
+
+    Returns:
+        The PNG and the SVG.
+
+    Raises:
+        ConfigError: no curves.
+        CheckpointError: the files cannot be written.
+    """
+    if not curves:
+        raise ConfigError("a picture of adaptation needs at least one curve.")
+    figure, (panel,) = _figure(1)
+    spent = [steps for curve in curves.values() for steps in curve.env_steps_spent if steps > 0]
+    least, most = min(spent, default=1), max(spent, default=1)
+    for index, (label, curve) in enumerate(curves.items()):
+        heights, intervals = np.asarray(curve.iqm_return, dtype=float), np.asarray(curve.ci95_return, dtype=float)
+        if label in references:
+            panel.axhline(heights[-1], label=label, **_reference_style(index))
+            continue
+        style = _line_style(index, len(heights))
+        panel.vlines(curve.env_steps_spent, *intervals.T, color=style["color"], linewidth=1.2)
+        panel.plot(curve.env_steps_spent, heights, label=label, **style)
+        panel.fill_between(curve.env_steps_spent, *intervals.T, color=style["color"], alpha=0.18, linewidth=0)
+    # Linear up to the first step of adaptation, so that zero has a place, logarithmic beyond.
+    panel.set_xscale("symlog", linthresh=least, linscale=0.5)
+    panel.set_xlim(-0.15 * least, 1.5 * most)
+    panel.xaxis.set_major_formatter(_engineering())
+    panel.set_xlabel("environment steps spent on the new task before")
+    panel.set_ylabel(y_label)
+    return _finish(figure, [panel], path, title)
 
 
 def learning_curve(
@@ -186,20 +247,21 @@ def _finish(figure: Figure, panels: Sequence[Axes], path: Path, title: str) -> t
 
 def _draw(
     panel: Axes,
+    first: int,
     values: ArrayLike,
     intervals: Sequence[Sequence[float]] | None,
     widen: bool,
     label: str,
     style: Mapping[str, Any],
 ) -> None:
-    """Draw K values against their episodes with a band; `widen` carries the ends on to the panel's edges."""
+    """Draw K values with a band against first, first + 1, ...; `widen` carries the ends on to the panel's edges."""
     heights = np.asarray(values, dtype=float)
-    episodes = np.arange(1, len(heights) + 1, dtype=float)
+    episodes = np.arange(first, first + len(heights), dtype=float)
     rows = heights[None] if intervals is None else np.vstack([heights, np.asarray(intervals, dtype=float).T])
     if not widen and len(heights) <= _MAX_MARKERS and intervals is not None:
         panel.vlines(episodes, rows[1], rows[2], color=style["color"], linewidth=1.2)  # a band of one episode is none
     if widen:
-        episodes = np.concatenate([[1 - _MARGIN], episodes, [len(heights) + _MARGIN]])
+        episodes = np.concatenate([[episodes[0] - _MARGIN], episodes, [episodes[-1] + _MARGIN]])
         rows = np.pad(rows, ((0, 0), (1, 1)), mode="edge")
     panel.plot(episodes, rows[0], label=label, **style)
     if intervals is not None:
@@ -218,13 +280,13 @@ def _reference_style(index: int) -> dict[str, Any]:
     return {"color": color, "linestyle": (0, dashes), "linewidth": 1.8}
 
 
-def _label_episodes(panel: Axes, num_episodes: int) -> None:
+def _label_episodes(panel: Axes, x_label: str, first: int, num_episodes: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    panel.set_xlabel("episode of the trial")
-    panel.set_xlim(1 - _MARGIN, num_episodes + _MARGIN)
+    panel.set_xlabel(x_label)
+    panel.set_xlim(first - _MARGIN, first + num_episodes - 1 + _MARGIN)
     if num_episodes <= _MAX_MARKERS:
-        panel.set_xticks(range(1, num_episodes + 1))
+        panel.set_xticks(range(first, first + num_episodes))
     else:
         panel.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
 

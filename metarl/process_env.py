@@ -109,7 +109,7 @@ class GymTaskDistribution:
             raise ConfigError(f"horizon, num_worlds and timeout_s must be positive, num_workers not negative: {got}.")
         if start_method not in multiprocessing.get_all_start_methods():
             raise UnknownNameError("start method", start_method, multiprocessing.get_all_start_methods())
-        self.num_worlds = num_worlds
+        self.num_worlds = self.num_tasks = num_worlds
         self.device = torch.device(device)
         self.generator = make_generator(seed, "env")
         self.engine = None
@@ -135,15 +135,12 @@ class GymTaskDistribution:
         """Give each world its task; makes a new environment where it differs from the one before.
 
         Args:
-            parameters: (N, P) float32.
+            parameters: (B, P) float32; B divides N, and the N / B worlds of a task lie side by side.
         """
-        expected = (self.num_worlds, self._tasks.dim)
-        if tuple(parameters.shape) != expected:
-            raise SpecError(f"{self._name}: tasks must have shape {expected}, got {tuple(parameters.shape)}.")
-        if not bool(torch.isfinite(parameters).all()):
-            raise SpecError(f"{self._name}: tasks contain NaN or infinity.")
+        rows = self._tasks.of_worlds(parameters, self.num_worlds, self._name)
+        self.num_tasks = len(parameters)
         self._step_count = self.spec.horizon
-        spaces = self._write_tasks(parameters)
+        spaces = self._write_tasks(rows)
         if spaces != self._spaces:
             self.close()
             raise SpecError(f"{self._name}: tasks must not change the spaces; {self._spaces} became {spaces}.")

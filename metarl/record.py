@@ -6,7 +6,7 @@ import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -94,6 +94,8 @@ def record(
     num_episodes: int,
     path: str | Path,
     *,
+    episodes_per_task: int = 1,
+    stages: Sequence[int] = (),
     generator: torch.Generator | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -112,6 +114,9 @@ def record(
         tasks: (N, P) task parameters, one panel each.
         num_episodes: K.
         path: the mp4 to write.
+        episodes_per_task: E, worlds of each task; the first of them is shown.
+        stages: inner steps, from 0 to K - 1, after which a gradient learner is shown, one column each; none:
+            the episodes follow each other in time.
         generator: for sampling actions; None acts deterministically.
         seed: of the noise of resets and steps.
         device: where the agent and the physics run.
@@ -129,9 +134,11 @@ def record(
         RenderError: the machine cannot draw, or the file cannot be written.
     """
     require_body(spec)
-    env = BatchedEnv(spec, len(tasks), device=device, seed=seed)
+    env = BatchedEnv(spec, len(tasks) * episodes_per_task, device=device, seed=seed)
     env.set_tasks(tasks.to(env.device))
     clips, _ = watch(agent, env, num_episodes, generator)
+    if stages:
+        clips = [_after_inner_steps(clip, stage) for clip in clips for stage in stages]
     return write_clips(
         clips,
         path,
@@ -139,6 +146,7 @@ def record(
         speed=speed,
         frame_width=frame_width,
         frame_height=frame_height,
+        columns=len(stages) or None,
         render_backend=render_backend,
         on_frame=on_frame,
     )
@@ -150,27 +158,28 @@ def watch(
     """Run one trial on the tasks that the environment holds and keep what is needed to draw it.
 
     Returns:
-        One clip per world, and the rollout that they show.
+        One clip per task, of its first world, and the rollout that they show.
     """
+    shown = slice(None, None, env.num_worlds // env.num_tasks)
     body = require_body(env.spec)
     env.reset()
     seen: dict[str, list[np.ndarray]] = {name: [] for name in env.pose()}
 
     def look(worlds: BatchedEnv) -> None:
         for name, value in worlds.pose().items():
-            seen[name].append(value.cpu().numpy().copy())
+            seen[name].append(value[shown].cpu().numpy().copy())
 
     rollout = agent.trial(env, num_episodes, generator, look)
-    num_worlds, frames = env.num_worlds, len(seen["qpos"]) // num_episodes  # H + 1
-    motion = {  # (K, H+1, N, ...)
+    num_tasks, frames = env.num_tasks, len(seen["qpos"]) // num_episodes  # H + 1
+    motion = {  # (K, H+1, B, ...)
         name: np.stack(values).reshape(num_episodes, frames, *values[0].shape) for name, values in seen.items()
     }
-    empty = np.zeros((num_episodes, frames, num_worlds, 0))
+    empty = np.zeros((num_episodes, frames, num_tasks, 0))
     by_episode = {
-        name: getattr(rollout, name).unflatten(0, (num_episodes, -1)).cpu().numpy()  # (K, H, N)
+        name: getattr(rollout, name)[:, shown].unflatten(0, (num_episodes, -1)).cpu().numpy()  # (K, H, B)
         for name in ("reward", "success", "valid", "failed")
     }
-    headings = describe_tasks(env.spec.tasks, env.task.cpu())
+    headings = describe_tasks(env.spec.tasks, env.task[shown].cpu())
     models = _drawing_models(env)
     clips = [
         Clip(
@@ -186,9 +195,17 @@ def watch(
             num_steps=by_episode["valid"][:, :, world].sum(1),
             failed=by_episode["failed"][:, :, world].any(1),
         )
-        for world in range(num_worlds)
+        for world in range(num_tasks)
     ]
     return clips, rollout
+
+
+def _after_inner_steps(clip: Clip, num_steps: int) -> Clip:
+    """The episode that a gradient learner plays after some inner steps, as a clip of its own."""
+    name = f"after {num_steps} inner step{'s' * (num_steps > 1)}" if num_steps else "before adaptation"
+    episodes = ("qpos", "mocap_pos", "mocap_quat", "reward", "success", "num_steps", "failed")
+    part = {field: getattr(clip, field)[num_steps : num_steps + 1] for field in episodes}
+    return replace(clip, heading=(name, *clip.heading), **part)
 
 
 def write_clips(
@@ -372,7 +389,7 @@ def _panel(film: _Film, episode: int, step: int, decimals: int) -> PanelState:
     return PanelState(
         frame=film.frame(episode, min(step, clip.last_sound_step(episode))),
         status=(
-            f"episode {episode + 1}/{clip.num_episodes}",
+            f"episode {episode + 1}/{clip.num_episodes}" if clip.num_episodes > 1 else "",
             f"{clock} {ending}" if is_over and ending else clock,
             f"return {running:.{decimals}f}",
         ),
@@ -382,16 +399,16 @@ def _panel(film: _Film, episode: int, step: int, decimals: int) -> PanelState:
 
 
 def _drawing_models(env: BatchedEnv) -> list[mujoco.MjModel]:
-    """What each world looks like: the environment's scene, or its model with the task's fields."""
+    """What the worlds of each task look like: the environment's scene, or its model with the task's fields."""
     physics = env.spec.physics
     if physics is None:
-        return [env.spec.drawing.model()] * env.num_worlds if env.spec.drawing is not None else []
-    task: dict[str, Tensor] = env.spec.tasks.unpack(env.task)
+        return [env.spec.drawing.model()] * env.num_tasks if env.spec.drawing is not None else []
+    task: dict[str, Tensor] = env.spec.tasks.unpack(env.task[:: env.num_worlds // env.num_tasks])
     if env.spec.derive is not None:
         task |= env.spec.derive(task)
     if physics.scene is not None:
-        return [physics.scene({name: value[w].cpu() for name, value in task.items()}) for w in range(env.num_worlds)]
-    models = [copy.copy(physics.model) for _ in range(env.num_worlds)]
+        return [physics.scene({name: value[b].cpu() for name, value in task.items()}) for b in range(env.num_tasks)]
+    models = [copy.copy(physics.model) for _ in range(env.num_tasks)]
     if physics.configure is not None and env.engine is not None:
         defaults: Arrays = {name: env.engine.default_model_field(name) for name in physics.model_fields}
         for name, values in physics.configure(task, defaults).items():

@@ -272,6 +272,25 @@ class TaskDistribution:
             return tasks[torch.randint(len(tasks), (num_tasks,), generator=generator)]
         return self.sample("train", num_tasks, generator)
 
+    def of_worlds(self, parameters: Tensor, num_worlds: int, name: str) -> Tensor:
+        """The task of each of N worlds, (N, P): B tasks, (B, P), for N / B neighbouring worlds each.
+
+        Args:
+            parameters: (B, P).
+            num_worlds: N.
+            name: what the environment is called in messages.
+
+        Raises:
+            SpecError: another shape, B does not divide N, or numbers that are not finite.
+        """
+        shape = tuple(parameters.shape)
+        if len(shape) != 2 or shape[1] != self.dim or not shape[0] or num_worlds % shape[0]:
+            expected = f"({num_worlds}, {self.dim}), or fewer rows that divide the worlds evenly"
+            raise SpecError(f"{name}: tasks must have shape {expected}, got {shape}.")
+        if not bool(torch.isfinite(parameters).all()):
+            raise SpecError(f"{name}: tasks contain NaN or infinity.")
+        return parameters.repeat_interleave(num_worlds // shape[0], 0)
+
     def unpack(self, task: Tensor) -> dict[str, Tensor]:
         """Name the columns of a task tensor: (N, P) -> {name: (N, *shape)}."""
         named, start = {}, 0

@@ -33,7 +33,7 @@ class MAMLTRPOConfig(GradientConfig):
     """Largest mean KL divergence of the adapted policies in an outer step, in nats."""
     num_cg_iterations: int = 10
     """Conjugate gradients for the natural gradient."""
-    cg_damping: float = 1e-5
+    cg_damping: float = 1e-2
     """Added to the diagonal of the metric."""
     metric_share: float = 0.1
     """Share of the samples that the metric of the natural gradient is estimated from."""
