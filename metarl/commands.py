@@ -71,8 +71,8 @@ def evaluate(arguments: list[str]) -> int:
     """`metarl evaluate`."""
     options = parse(EvaluateOptions, "evaluate", arguments)
 
+    from metarl.evaluate import axis_of, table
     from metarl.evaluate import evaluate as run_evaluation
-    from metarl.evaluate import table
     from metarl.learners.random_policy import RandomPolicy
     from metarl.plots import adaptation_curve
     from metarl.run import load_run
@@ -111,9 +111,7 @@ def evaluate(arguments: list[str]) -> int:
     values = evaluations[first].to_json()
     values["references"] = {label: evaluations[label].to_json() for label in references}
     write_json(json_path, values)
-    by_inner_steps = evaluations[first].adapts_by == "inner steps"
-    axis: dict[str, Any] = {"x_label": "inner steps", "first": 0} if by_inner_steps else {}
-    picture, _ = adaptation_curve(plot_path, evaluations, **axis)
+    picture, _ = adaptation_curve(plot_path, evaluations, **axis_of(evaluations[first].adapts_by))
     # Last, because a reader that leaves early, as `head` does, ends the program.
     _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
     _console.print(f"wrote {json_path} and {picture}")
@@ -348,7 +346,7 @@ def _scale_later_steps(run: LoadedRun, scale: float | None) -> None:
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for position, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if position == 0 else "right")
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0)
     for row in rows[1:]:
         table.add_row(*row)
     _console.print(table)

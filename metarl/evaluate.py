@@ -187,9 +187,9 @@ def _summarise(
 def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
     """Rows of text, header first: a row per label and stage of its adaptation.
 
-    "steps before" are the environment steps that were spent on each task until then.
+    "spent" are the environment steps taken on each task until then.
     """
-    rows = [["policy", "stage", "steps before", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
+    rows = [["policy", "stage", "spent", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
     for label, evaluation in evaluations.items():
         for k in range(evaluation.num_episodes):
             low, high = evaluation.ci95_return[k]
@@ -209,8 +209,13 @@ def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
     return rows
 
 
+def axis_of(adapts_by: str) -> dict[str, Any]:
+    """How the stages of a trial are counted in a picture: arguments of `metarl.plots.adaptation_curve`."""
+    return {} if adapts_by == "memory" else {"x_label": "inner steps", "first": 0}
+
+
 def stage(adapts_by: str, k: int) -> str:
-    """What the k-th episode of a trial, from 0, is called: "episode 2", or "1 inner step" for a gradient learner."""
+    """What the k-th episode of a trial, from 0, is called: "episode 2", or "after 1" (inner step)."""
     if adapts_by == "memory":
         return f"episode {k + 1}"
-    return f"{k} inner step" if k == 1 else f"{k} inner steps"
+    return f"after {k}" if k else "before"

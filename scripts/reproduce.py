@@ -28,7 +28,7 @@ from metarl.checkpoint import has_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import EnvSpec
 from metarl.errors import MetarlError
-from metarl.evaluate import Evaluation, evaluate, table
+from metarl.evaluate import Evaluation, axis_of, evaluate, table
 from metarl.learners import preset
 from metarl.learners.random_policy import RandomPolicy
 from metarl.log import read_metrics
@@ -78,8 +78,10 @@ def configuration(target: Target, algorithm: str, seed: int, device: str, quick:
     """The preset; or two updates of it in few worlds."""
     settings = preset(algorithm, target.env, target.preset)
     if quick:
+        by_task = {"meta_batch_size": 4, "episodes_per_task": 8}
+        settings = replace(settings, **(by_task if settings.episodes_per_task > 1 else {"num_worlds": 32}))
         steps_per_world = settings.episodes_per_trial * envs.make_spec(target.env).horizon
-        settings = replace(settings, num_worlds=32, total_steps=2 * 32 * steps_per_world)
+        settings = replace(settings, total_steps=2 * settings.num_worlds * steps_per_world)
     return RunConfig(algorithm, target.env, settings, seed=seed, device=device)
 
 
@@ -100,8 +102,9 @@ def trained(out: Path, config: RunConfig) -> LoadedRun:
 
 def report(name: str, target: Target, runs: Mapping[str, Sequence[LoadedRun]], device: str, results: Path) -> None:
     """Judge runs on every held-out split; write numbers and pictures, print tables."""
-    spec = runs["rl2"][0].spec
-    num_episodes = runs["rl2"][0].config.settings.episodes_per_trial
+    main = target.algorithms[0]
+    spec = runs[main][0].spec
+    num_episodes = target.num_episodes or runs[main][0].config.settings.episodes_per_trial
     protocol = {"num_tasks": target.num_tasks, "num_episodes": num_episodes, "seed": 0, "device": device}
     splits = [split for split in HELD_OUT if split in spec.tasks.splits()]
     judged = {split: judge(runs, spec, {**protocol, "split": split}, target) for split in splits}
@@ -110,11 +113,11 @@ def report(name: str, target: Target, runs: Mapping[str, Sequence[LoadedRun]], d
         "name": name,
         "env": target.env,
         "preset": target.preset,
-        "seeds": [run.config.seed for run in runs["rl2"]],
+        "seeds": [run.config.seed for run in runs[main]],
         "protocol": protocol,
         "training": {algorithm: [describe(run) for run in of_seeds] for algorithm, of_seeds in runs.items()},
         "splits": {s: {p: asdict(curve) for p, curve in policies.items()} for s, policies in curves.items()},
-        "last_of_rl2_minus": {split: differences(policies) for split, policies in judged.items()},
+        f"last_of_{main}_minus": {split: differences(policies, main) for split, policies in judged.items()},
         "published": {"source": target.source, "values": dict(target.published)},
     }
     drawn, y_label = curves["test"], "return (IQM, 95 % interval)"
@@ -123,8 +126,9 @@ def report(name: str, target: Target, runs: Mapping[str, Sequence[LoadedRun]], d
         # The interquartile mean of rewards that are 0 or 1 says little.
         drawn, y_label = {p: pooled(e, np.mean) for p, e in judged["test"].items()}, "return (mean, 95 % interval)"
     save(results / f"{name}.json", result)
-    title = f"{name}: {target.num_tasks} unseen tasks, {len(runs['rl2'])} seed{'s' * (len(runs['rl2']) > 1)}"
-    adaptation_curve(results / f"{name}.png", drawn, y_label=y_label, title=title)
+    title = f"{name}: {target.num_tasks} unseen tasks, {len(runs[main])} seed{'s' * (len(runs[main]) > 1)}"
+    axis = axis_of(drawn[main].adapts_by)
+    adaptation_curve(results / f"{name}.png", drawn, **axis, y_label=y_label, title=title)
     metrics = {a: [run.path / "metrics.jsonl" for run in of_seeds] for a, of_seeds in runs.items()}
     learning_curve(results / f"{name}-learning.png", metrics, smooth=20, title=f"{name}: training")
     if target.has_trial_sums:
@@ -137,7 +141,19 @@ def judge(
     runs: Mapping[str, Sequence[LoadedRun]], spec: EnvSpec, protocol: dict[str, Any], target: Target
 ) -> dict[str, list[Evaluation]]:
     """Evaluate every run on one split, and acting at random."""
-    judged = {a: [evaluate(r.learner, spec, algorithm=a, **protocol) for r in of_seeds] for a, of_seeds in runs.items()}
+    judged = {
+        algorithm: [
+            evaluate(
+                run.learner,
+                spec,
+                algorithm=algorithm,
+                episodes_per_task=run.config.settings.episodes_per_task,
+                **protocol,
+            )
+            for run in of_seeds
+        ]
+        for algorithm, of_seeds in runs.items()
+    }
     sampled = {**protocol, "deterministic": False}
     if target.has_trial_sums:
         judged[SAMPLED] = [evaluate(run.learner, spec, algorithm="rl2", **sampled) for run in runs["rl2"]]
@@ -153,6 +169,8 @@ class Pooled:
     """
 
     num_episodes: int
+    adapts_by: str
+    env_steps_spent: list[int]
     iqm_return: list[float]
     ci95_return: list[list[float]]
     mean_return: list[float]
@@ -169,6 +187,8 @@ def pooled(evaluations: Sequence[Evaluation], statistic: Statistic = iqm) -> Poo
     rates = [evaluation.success_rate for evaluation in evaluations if evaluation.success_rate is not None]
     return Pooled(
         num_episodes=returns.shape[2],
+        adapts_by=evaluations[0].adapts_by,
+        env_steps_spent=evaluations[0].env_steps_spent,
         iqm_return=estimate.value.tolist(),
         ci95_return=np.stack([estimate.low, estimate.high], 1).tolist(),
         mean_return=returns.mean((0, 1)).tolist(),
@@ -179,14 +199,14 @@ def pooled(evaluations: Sequence[Evaluation], statistic: Statistic = iqm) -> Poo
     )
 
 
-def differences(policies: Judged) -> dict[str, dict[str, Any]]:
-    """IQM return of rl2's last episode minus that of its first, and of the last of the others, on the same tasks."""
-    rl2 = returns_of(policies["rl2"])
-    found = {"its first": bootstrap_difference(rl2[:, :, -1], rl2[:, :, 0], np.random.default_rng(0), same_runs=True)}
+def differences(policies: Judged, main: str) -> dict[str, dict[str, Any]]:
+    """IQM return of a policy's last episode minus that of its first, and of the last of the others, task by task."""
+    own = returns_of(policies[main])
+    found = {"its first": bootstrap_difference(own[:, :, -1], own[:, :, 0], np.random.default_rng(0), same_runs=True)}
     for name, evaluations in policies.items():
-        if name not in ("rl2", SAMPLED):
+        if name not in (main, SAMPLED):
             last = returns_of(evaluations)[:, :, -1]
-            found[name] = bootstrap_difference(rl2[:, :, -1], last, np.random.default_rng(0), same_runs=False)
+            found[name] = bootstrap_difference(own[:, :, -1], last, np.random.default_rng(0), same_runs=False)
     return {name: {"iqm": float(d.value), "ci95": [float(d.low), float(d.high)]} for name, d in found.items()}
 
 

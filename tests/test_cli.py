@@ -91,6 +91,77 @@ def test_train_evaluate_and_record_in_three_commands(trained, tmp_path, capsys):
     assert [p.name for p in video.parent.iterdir()] == ["v.mp4"]
 
 
+@pytest.fixture(scope="module")
+def gradient(tmp_path_factory):
+    """A run of MAML on the arm of `trained`, that nothing may change."""
+    folder = tmp_path_factory.mktemp("gradient") / "maml"
+    sizes = ["--total-steps", 480, "--meta-batch-size", 3, "--episodes-per-task", 4, "--hidden-dims", 8]
+    short = ["--env-options", "horizon=5", "--validate-every", 2]
+    assert run("train", "maml-trpo", "--env", "reach-planar", "--out", folder, *sizes, *short) == 0
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
+
+
+def test_a_gradient_learner_is_evaluated_over_its_inner_steps(gradient, tmp_path, capsys):
+    files = ["--json", tmp_path / "e.json", "--plot", tmp_path / "p.png"]
+    assert run("evaluate", gradient, "--num-tasks", 3, "--episodes", 4, "--later-step-scale", 0.25, *files) == 0
+    printed = capsys.readouterr().out
+    assert "note: trials of 4 episodes; " in printed and "before" in printed and "after 3" in printed
+    values = json.loads((tmp_path / "e.json").read_text())
+    assert (values["num_episodes"], values["episodes_per_task"], values["deterministic"]) == (4, 4, False)
+    assert values["env_steps_spent"] == [0, 20, 40, 60]
+
+
+def test_a_video_of_a_gradient_learner_shows_it_before_and_after_its_inner_steps(gradient, tmp_path, monkeypatch):
+    from metarl import record
+
+    shown = []
+    monkeypatch.setattr(record, "write_clips", lambda clips, path, **options: shown.append((clips, options)))
+    with pytest.raises(AttributeError):  # nothing was written that could be reported
+        main(["record", str(gradient), "--num-tasks", "2", "--out", str(tmp_path / "v.mp4")])
+    ((clips, options),) = shown
+    stages = ["before adaptation", "after 1 inner step", "after 3 inner steps"]
+    assert [clip.heading[0] for clip in clips] == stages * 2 and options["columns"] == 3
+    assert all(clip.qpos.shape[:2] == (1, 6) for clip in clips)
+    assert clips[0].heading[1:] == clips[2].heading[1:] != clips[3].heading[1:]
+
+
+def test_learners_of_all_kinds_are_compared_by_what_they_spend(trained, gradient, tmp_path, capsys):
+    out = tmp_path / "new" / "c.png"
+    options = ["--num-tasks", 2, "--scratch-steps", 2100, "--scratch-tasks", 2, "--out", out]
+    assert run("compare", trained / "arm", trained / "oracle", gradient, *options) == 0
+    assert "after 1" in capsys.readouterr().out
+    values = json.loads(out.with_suffix(".json").read_text())
+    assert list(values) == ["rl2", "oracle", "maml-trpo", "from scratch"]
+    assert values["rl2"]["env_steps_spent"] == [0, 5] and values["maml-trpo"]["env_steps_spent"] == [0, 20]
+    assert values["from scratch"]["env_steps_spent"][0] == 0 and len(values["from scratch"]["returns"]) == 2
+    assert out.stat().st_size > 10_000 and out.with_suffix(".svg").exists()
+
+
+def test_what_a_comparison_cannot_do_is_one_line(trained, gradient, tmp_path, refused):
+    assert "they cannot be compared" in refused("compare", gradient, trained / "bandit", "--out", tmp_path / "c.png")
+    assert "name the runs to compare" in refused("compare", "--out", tmp_path / "c.png")
+    assert "got -1 and 4" in refused("compare", gradient, "--scratch-steps", -1, "--out", tmp_path / "c.png")
+    line = refused("evaluate", trained / "arm", "--later-step-scale", 0.5, "--json", tmp_path / "e.json")
+    assert "rl2 has none" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--episodes-per-task", 0], "episodes_per_task must be at least 1, got 0"),
+        (["--meta-batch-size", "many"], "--meta-batch-size must be a whole number, got 'many'"),
+        (["--adapts", "heads"], "unknown adapts 'heads'"),
+        (["--memory"], "unrecognized option --memory"),
+        (["--num-inner-steps", 0], "num_inner_steps must be at least 1, got 0"),
+    ],
+)
+def test_wrong_settings_of_a_gradient_learner_are_one_line(tmp_path, refused, options, said):
+    assert said in refused("train", "maml-trpo", "--env", "bandit", "--out", tmp_path / "x", *options)
+    assert not (tmp_path / "x").exists()
+
+
 def test_an_evaluation_goes_to_the_run_folder_unless_told_otherwise(arm):
     before = contents(arm)
     assert run("evaluate", arm, "--num-tasks", 2) == 0
@@ -151,13 +222,13 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("frobnicate", "unknown command 'frobnicate'. Available: doctor, evaluate, list, record, train."),
+        ("frobnicate", "unknown command 'frobnicate'. Available: compare, doctor, evaluate, list, record, train."),
         ("trian", "Did you mean 'train'?"),
         ("train", "name the algorithm first, as in `metarl train rl2 --env reach-planar`. Available: rl2, "),
         ("train --env bandit rl2", "name the algorithm first"),
         ("train rl2", "--env is missing: choose one from `metarl list`."),
-        ("train rl3 --env bandit", "unknown algorithm 'rl3'. Did you mean 'rl2'? Available: domain-randomised, "),
-        ("train rl2 --env bandti", "unknown environment 'bandti'. Did you mean 'bandit'? Available: bandit, "),
+        ("train rl3 --env bandit", "unknown algorithm 'rl3'. Did you mean 'rl2'? Available: anil, cavia, "),
+        ("train rl2 --env bandti", "unknown environment 'bandti'. Did you mean 'bandit'? Available: ant-dir-maml, "),
         ("train rl2 --env reach-planr --preset quick", "unknown environment 'reach-planr'"),
         ("train rl2 --env reach-planar --preset qick", "'qick'. Did you mean 'quick'? Available: default, quick."),
         (
@@ -210,7 +281,7 @@ def test_a_mistake_in_the_command_is_told_in_one_line(arguments, expected, refus
 @pytest.mark.parametrize(
     ("command", "options", "expected"),
     [
-        ("evaluate", "--num-tasks 0", "at least one task and one episode, got 0 and 2"),
+        ("evaluate", "--num-tasks 0", "at least one task, one episode and one world per task, got 0, 2"),
         ("evaluate", "--episodes 0", "at least one episode, got 0"),
         ("evaluate", "--seed -1", "must not be negative, got -1"),
         ("evaluate", "--device cuda:977", "no device 'cuda:977'"),

@@ -33,7 +33,10 @@ DOCUMENTED = {
     "ci95_return",
     "success_rate",
 }
-ADDED = {"deterministic", "tasks", "mean_return", "stderr_return", "failed_worlds"}
+ADDED = {
+    *("deterministic", "tasks", "mean_return", "stderr_return", "failed_worlds"),
+    *("episodes_per_task", "adapts_by", "env_steps_spent"),
+}
 
 
 class Searcher:
@@ -198,7 +201,14 @@ def test_a_world_that_diverges_is_counted_and_keeps_what_it_earned():
     assert found.returns == [[2.0 if life == 4 else min(life, 6.0)] * 3 for life in lives]
 
 
-@pytest.mark.parametrize(("wrong", "got"), [({"num_tasks": 0}, "0 and 3"), ({"num_episodes": 0}, "64 and 0")])
+@pytest.mark.parametrize(
+    ("wrong", "got"),
+    [
+        ({"num_tasks": 0}, "0, 3 and 1"),
+        ({"num_episodes": 0}, "64, 0 and 1"),
+        ({"episodes_per_task": 0}, "64, 3 and 0"),
+    ],
+)
 def test_an_evaluation_of_nothing_is_refused(wrong, got):
     with pytest.raises(ConfigError, match=got):
         evaluate(Searcher(), hidden_lever(), algorithm="search", **wrong)
@@ -217,5 +227,27 @@ def test_a_split_that_the_environment_lacks_is_named_with_those_it_has():
 def test_the_table_has_a_row_per_policy_and_episode():
     found = evaluate(Searcher(), hidden_lever(), algorithm="search", num_tasks=9, num_episodes=2)
     rows = table({"search": found, "again": found})
-    assert [row[:2] for row in rows[1:]] == [["search", "1"], ["", "2"], ["again", "1"], ["", "2"]]
-    assert rows[2][2:] == ["4.00", "[4.00, 4.00]", "4.00 ± 0.00", "100 %"]
+    stages = [["search", "episode 1", "0"], ["", "episode 2", "4"]]
+    assert [row[:3] for row in rows[1:]] == [*stages, ["again", *stages[0][1:]], stages[1]]
+    assert rows[2][3:] == ["4.00", "[4.00, 4.00]", "4.00 ± 0.00", "100 %"]
+
+
+class GradientSearcher(Searcher):
+    """Pretends to adapt by inner steps; keeps the generator that it was given."""
+
+    samples_support = True
+
+    def trial(self, env, num_episodes, generator, on_step=None):
+        self.generator = generator
+        return super().trial(env, num_episodes, generator, on_step)
+
+
+def test_the_worlds_of_a_task_are_averaged_and_what_they_cost_is_counted():
+    learner = GradientSearcher()
+    found = evaluate(learner, hidden_lever(), algorithm="search", num_tasks=6, num_episodes=3, episodes_per_task=4)
+    alone = evaluate(Searcher(), hidden_lever(), algorithm="search", num_tasks=6, num_episodes=3)
+    assert learner.generator is not None and not found.deterministic
+    assert (found.tasks, found.num_tasks, found.episodes_per_task) == (alone.tasks, 6, 4)
+    np.testing.assert_allclose(found.returns, alone.returns)  # the searcher does the same in every world
+    assert found.env_steps_spent == [0, 4 * 4, 2 * 4 * 4] and alone.env_steps_spent == [0, 4, 8]
+    assert [row[1] for row in table({"search": found})[1:]] == ["before", "after 1", "after 2"]

@@ -17,6 +17,9 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError
+from metarl.learners.maml_trpo import MAMLTRPOConfig
+from metarl.learners.promp import ProMPConfig
+from metarl.learners.reptile import ReptileConfig
 from metarl.learners.rl2 import RL2Config
 from metarl.log import read_metrics
 from metarl.run import build, load_run
@@ -24,6 +27,21 @@ from metarl.train import dump_update, replay_update, train
 from tests.probes import hidden_target
 
 SMALL = RL2Config(total_steps=64 * 10 * 8, num_worlds=64, episodes_per_trial=2, hidden_dim=16, num_minibatches=2)
+BY_TASK = {
+    "total_steps": SMALL.total_steps,
+    "meta_batch_size": 8,
+    "episodes_per_task": 8,
+    "hidden_dims": (8,),
+}
+SETTINGS = {
+    "rl2": SMALL,
+    "oracle": replace(SMALL, memory=False, sees_task=True),
+    "maml-trpo": MAMLTRPOConfig(**BY_TASK, metric_share=0.5),
+    "meta-sgd": MAMLTRPOConfig(**BY_TASK, learns_inner_lr=True),
+    "cavia": MAMLTRPOConfig(**BY_TASK, adapts="context"),
+    "promp": ProMPConfig(**BY_TASK, adapts_inner_kl=True),
+    "reptile": ReptileConfig(**BY_TASK),
+}
 QUIET = {"console": False, "validate_every": 3}
 
 
@@ -54,9 +72,9 @@ def cut_back(folder, checkpoint_steps):
             path.rmdir()
 
 
-@pytest.mark.parametrize("algorithm", ["rl2", "oracle"])
+@pytest.mark.parametrize("algorithm", SETTINGS)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm):
-    settings = SMALL if algorithm == "rl2" else replace(SMALL, memory=False, sees_task=True)
+    settings = SETTINGS[algorithm]
     whole = RunConfig(algorithm, "hidden-target", settings)
     train(whole, tmp_path / "whole", **QUIET)
     train(whole, tmp_path / "cut", checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
@@ -64,7 +82,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm)
         cut_back(tmp_path / "cut", step)
         train(whole, tmp_path / "cut", resume=True, checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
         one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
-        assert one.keys() == other.keys() and len(one) > 20
+        assert one.keys() == other.keys() and len(one) >= 12
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert metric_lines(tmp_path / "whole") == metric_lines(tmp_path / "cut")
 
