@@ -76,34 +76,47 @@ class ActorCritic(nn.Module):
 
     def act(self, inputs: PolicyInput, memory: Tensor, generator: torch.Generator | None) -> Act:
         """See `Policy.act`."""
-        code = self._encode(inputs)
+        code = self.encoder(self.read(inputs))
         if self.memory:
             memory = self.core(code.unsqueeze(0), memory.unsqueeze(0))[1].squeeze(0)
             features = memory
         else:
             features = self.core(code)
-        distribution = self._distribution(features)
+        distribution = self.distribution(self.actor(features))
         action = distribution.sample(generator)
         return Act(action, distribution.log_prob(action), memory)
 
     def evaluate(self, inputs: PolicyInput) -> Evaluation:
         """Distributions and values of whole trials from their first step, (T, N, ...)."""
-        features = self.core(self._encode(inputs))
-        if self.memory:
-            features = features[0]  # (T, N, D)
-        return Evaluation(self._distribution(features), self.critic(features).squeeze(-1))
+        output, value = self.heads(self.read(inputs))
+        return Evaluation(self.distribution(output), value)
 
-    def _encode(self, inputs: PolicyInput) -> Tensor:
+    def read(self, inputs: PolicyInput) -> Tensor:
+        """What the encoder reads, (..., N, I): it follows from the running statistics, not from the weights."""
         parts = [self.obs_normalizer(inputs.obs)]
         if self.memory:
             reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
             parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
         if self.task_normalizer is not None:
             parts.append(self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1))
-        return self.encoder(torch.cat(parts, -1))
+        return torch.cat(parts, -1)
 
-    def _distribution(self, features: Tensor) -> ActionDistribution:
-        output = self.actor(features)
+    def heads(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the two heads over whole trials from their first step.
+
+        Args:
+            seen: from `read`, (T, N, I).
+
+        Returns:
+            What `distribution` takes, (T, N, A), and values, (T, N).
+        """
+        features = self.core(self.encoder(seen))
+        if self.memory:
+            features = features[0]  # (T, N, D)
+        return self.actor(features), self.critic(features).squeeze(-1)
+
+    def distribution(self, output: Tensor) -> ActionDistribution:
+        """The distribution over actions that the actor head's output, (..., A), stands for."""
         return Gaussian(output, self.log_std) if self.continuous else Categorical(output)
 
 

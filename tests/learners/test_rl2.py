@@ -28,6 +28,11 @@ def train(spec, config, num_updates, seed=0):
     return learner.trial(env, config.episodes_per_trial, None).episode_returns().mean(1)  # (K,)
 
 
+def advantages(learner, rollout):
+    seen = learner.network.read(policy_inputs(rollout, learner.space, with_end=True))
+    return learner._advantages(rollout, seen)[0]
+
+
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
 @pytest.mark.parametrize("memory", [True, False])
 def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, memory):
@@ -79,8 +84,8 @@ def test_advantages_reach_through_the_reset_between_episodes():
     rollout = learner.collect(BatchedEnv(spec, 64))
     later = rollout.reward.clone()
     later[spec.horizon] += 1.0  # first step of the second episode
-    before, _ = learner._advantages(rollout)
-    after, _ = learner._advantages(replace(rollout, reward=later))
+    before = advantages(learner, rollout)
+    after = advantages(learner, replace(rollout, reward=later))
     decay = SMALL.discount * SMALL.gae_lambda
     # The later reward also enters the memory, and so the values, of later steps only.
     torch.testing.assert_close((after - before)[spec.horizon - 1], torch.full((64,), decay), atol=0.2, rtol=0)
@@ -95,7 +100,7 @@ def test_the_end_of_a_trial_is_bootstrapped_only_when_it_is_a_time_limit():
     rollout = learner.collect(env)
     with torch.no_grad():
         value = learner.network.evaluate(policy_inputs(rollout, spec.action_space, with_end=True)).value
-    advantage, _ = learner._advantages(rollout)
+    advantage = advantages(learner, rollout)
     ran_on = rollout.truncated[-1]
     assert ran_on.any() and not ran_on.all()
     expected = rollout.reward[-1] + config.discount * value[-1] * ran_on - value[-2]
