@@ -166,7 +166,7 @@ class RL2:
         decay = 1 - 0.9 * progress if config.anneal else 1.0
         entropy_coef = config.entropy_coef * decay
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
-        seen = self.network.read(policy_inputs(rollout, self.space, with_end=True))  # (T+1, N, I)
+        seen = self._seen(rollout)
         advantage, target = self._advantages(rollout, seen)
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
         num_updates = skipped = 0
@@ -221,6 +221,17 @@ class RL2:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
+
+    def _seen(self, rollout: Rollout) -> Tensor:
+        """What the encoder reads at every step and after the last one, (T+1, N, I).
+
+        A value after the last step counts where the trial ran into its time limit (`bootstrap_at_end`), and is
+        that of one more step of the same episode. With "done" it would be the value of a robot in motion right
+        after an end: no trial ever has that, since a reset follows every other "done", and so nothing trains it.
+        """
+        inputs = policy_inputs(rollout, self.space, with_end=True)
+        inputs.prev_done[-1] = 0.0
+        return self.network.read(inputs)
 
     @torch.no_grad()
     def _advantages(self, rollout: Rollout, seen: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,8 +29,7 @@ def train(spec, config, num_updates, seed=0):
 
 
 def advantages(learner, rollout):
-    seen = learner.network.read(policy_inputs(rollout, learner.space, with_end=True))
-    return learner._advantages(rollout, seen)[0]
+    return learner._advantages(rollout, learner._seen(rollout))[0]
 
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
@@ -98,13 +97,28 @@ def test_the_end_of_a_trial_is_bootstrapped_only_when_it_is_a_time_limit():
     learner, env = RL2(spec, config, 0), BatchedEnv(spec, 64)
     env.set_tasks(spec.tasks.sample("train", 64, torch.Generator().manual_seed(0)))
     rollout = learner.collect(env)
-    with torch.no_grad():
-        value = learner.network.evaluate(policy_inputs(rollout, spec.action_space, with_end=True)).value
-    advantage = advantages(learner, rollout)
     ran_on = rollout.truncated[-1]
     assert ran_on.any() and not ran_on.all()
-    expected = rollout.reward[-1] + config.discount * value[-1] * ran_on - value[-2]
-    torch.testing.assert_close(advantage[-1], expected)
+    with torch.no_grad():
+        value = learner.network.evaluate(policy_inputs(rollout, spec.action_space)).value
+    rest = advantages(learner, rollout)[-1] - (rollout.reward[-1] - value[-1])
+    assert (rest[ran_on] != 0).all() and rest[~ran_on].abs().max() < 1e-6
+
+
+def test_the_value_after_a_time_limit_is_that_of_the_same_episode_going_on():
+    short, long = countdown(horizon=4), countdown(horizon=5)
+    config = replace(SMALL, episodes_per_trial=1, bootstrap_at_end=True)
+    learner = RL2(short, config, 0)
+    envs = BatchedEnv(short, 64), BatchedEnv(long, 64)
+    for env in envs:
+        env.set_tasks(torch.full((64, 1), 100.0))
+    # Deterministic, so that the longer trial is the shorter one and a step more.
+    cut, whole = (learner.trial(env, 1, None) for env in envs)
+    assert torch.equal(cut.obs, whole.obs[:4])
+    with torch.no_grad():
+        value = learner.network.evaluate(policy_inputs(whole, short.action_space)).value
+    expected = cut.reward[-1] + config.discount * value[4] - value[3]
+    torch.testing.assert_close(advantages(learner, cut)[-1], expected)
 
 
 def test_the_first_batch_sets_the_scales_and_the_second_moves_every_parameter():
