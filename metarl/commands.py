@@ -88,7 +88,7 @@ def evaluate(arguments: list[str]) -> int:
         "num_tasks": options.num_tasks,
         "num_episodes": num_episodes,
         "seed": options.seed,
-        "deterministic": not options.stochastic,
+        "deterministic": not (options.stochastic or run.spec.samples_actions),
         "device": run.config.device,
     }
     evaluations: dict[str, Evaluation] = {}
@@ -121,13 +121,14 @@ def record(arguments: list[str]) -> int:
     require_body(run.spec)
     out = options.out or Path("videos") / f"{run.config.algorithm}-{run.config.env}.mp4"
     _check_writable(out, "--out")
+    is_sampled = options.stochastic or run.spec.samples_actions
     recording = run_recording(
         run.learner,
         run.spec,
         run.spec.tasks.split(options.split, options.num_tasks, options.seed),
         _num_episodes(run, options.episodes),
         out,
-        generator=make_generator(options.seed, "evaluation", run.config.device) if options.stochastic else None,
+        generator=make_generator(options.seed, "evaluation", run.config.device) if is_sampled else None,
         seed=options.seed,
         device=run.config.device,
         title=f"{run.config.algorithm} on unseen tasks of {run.config.env} ({options.split})",

@@ -142,6 +142,8 @@ class EnvSpec:
         reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
         physics: None for environments that need no simulation.
         drawing: how to draw an environment without physics; None: it has nothing to show.
+        samples_actions: evaluation and videos sample the policy's actions, because acting at random is part of
+            solving the task; elsewhere they take the likeliest.
         description: one line for `metarl list`.
     """
 
@@ -159,6 +161,7 @@ class EnvSpec:
     step_noise: tuple[int, int] = (0, 0)
     physics: Physics | None = None
     drawing: Drawing | None = None
+    samples_actions: bool = False
     description: str = ""
 
     def __post_init__(self) -> None:

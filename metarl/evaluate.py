@@ -73,7 +73,7 @@ def evaluate(
     num_tasks: int = 64,
     num_episodes: int = 3,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> Evaluation:
     """Let a learner adapt to each task of a split.
@@ -86,7 +86,7 @@ def evaluate(
         num_tasks: B.
         num_episodes: K.
         seed: of the tasks, of the worlds' noise and of sampled actions.
-        deterministic: take the likeliest action.
+        deterministic: take the likeliest action, else sample; None: as `EnvSpec.samples_actions` has it.
         device: where the worlds run.
 
     Raises:
@@ -117,9 +117,11 @@ def evaluate_in(
     split: str,
     num_episodes: int,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
 ) -> Evaluation:
     """`evaluate` in worlds that exist already, one task each."""
+    if deterministic is None:
+        deterministic = not env.spec.samples_actions
     env.generator = make_generator(seed, "env", env.device)
     env.set_tasks(env.spec.tasks.split(split, env.num_worlds, seed))
     generator = None if deterministic else make_generator(seed, "evaluation", env.device)

@@ -74,7 +74,7 @@ class EvaluateOptions:
     seed: int = 0
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
+    """Sample actions instead of taking the likeliest; some environments ask for it anyway."""
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None
@@ -104,7 +104,7 @@ class RecordOptions:
     speed: float = 1.0
     """1 plays in real time, 2 twice as fast."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest."""
+    """Sample actions instead of taking the likeliest; some environments ask for it anyway."""
     render_backend: str = "auto"
     """auto, egl, osmesa, glfw or warp."""
     device: str = "auto"
