@@ -33,9 +33,9 @@ def advantages(learner, rollout):
 
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
-@pytest.mark.parametrize("memory", [True, False])
-def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, memory):
-    config = replace(SMALL, memory=memory)
+@pytest.mark.parametrize("changes", [{}, {"cell": "lstm"}, {"memory": False}], ids=str)
+def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
+    config = replace(SMALL, **changes)
     learner = RL2(spec, config, 0)
     rollout = learner.collect(BatchedEnv(spec, config.num_worlds))
     with torch.no_grad():
@@ -160,9 +160,10 @@ def test_the_same_seed_gives_the_same_weights_and_global_randomness_is_untouched
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_rl2_learns_to_find_the_hidden_lever_and_to_remember_it():
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_rl2_learns_to_find_the_hidden_lever_and_to_remember_it(cell):
     # 4 steps, 3 levers: the best first episode is 4 - 1 = 3 (0, 1 or 2 wrong pulls), every later one is 4.
-    config = replace(SMALL, num_worlds=256, learning_rate=3e-3, entropy_coef=0.01)
+    config = replace(SMALL, cell=cell, num_worlds=256, learning_rate=3e-3, entropy_coef=0.01)
     first, second = train(hidden_lever(), config, 60)
     assert first > 2.8 and second > 3.9
 
@@ -192,5 +193,7 @@ def test_wrong_settings_are_refused_by_name():
         RL2Config(discount=1.5)
     with pytest.raises(ConfigError, match="a minibatch holds whole trials"):
         RL2Config(num_worlds=2, num_minibatches=4)
+    with pytest.raises(ConfigError, match="cell must be gru or lstm, got 'rnn'"):
+        RL2Config(cell="rnn")
     with pytest.raises(ConfigError, match="learning_rate must be finite, got nan"):
         RL2Config(learning_rate=float("nan"))
