@@ -102,7 +102,7 @@ def evaluate(arguments: list[str]) -> int:
             loaded.spec,
             algorithm=loaded.config.algorithm,
             episodes_per_task=per_task,
-            deterministic=not options.stochastic,
+            deterministic=False if options.stochastic else None,
             **protocol,
         )
     random = RandomPolicy(run.spec)
@@ -150,7 +150,7 @@ def compare(arguments: list[str]) -> int:
             num_episodes=_num_episodes(run, options.episodes),
             episodes_per_task=run.config.settings.episodes_per_task,
             seed=options.seed,
-            deterministic=not options.stochastic,
+            deterministic=False if options.stochastic else None,
             device=run.config.device,
         )
     curves: dict[str, Any] = dict(evaluations)
@@ -188,7 +188,7 @@ def record(arguments: list[str]) -> int:
     num_episodes = _num_episodes(run, options.episodes)
     if by_inner_steps and options.episodes is None:
         num_episodes = max(num_episodes, _RECORDED_INNER_STEPS + 1)
-    samples = options.stochastic or by_inner_steps
+    is_sampled = options.stochastic or by_inner_steps or run.spec.samples_actions
     recording = run_recording(
         run.learner,
         run.spec,
@@ -197,7 +197,7 @@ def record(arguments: list[str]) -> int:
         out,
         episodes_per_task=run.config.settings.episodes_per_task,
         stages=sorted({0, min(1, num_episodes - 1), num_episodes - 1}) if by_inner_steps else (),
-        generator=make_generator(options.seed, "evaluation", run.config.device) if samples else None,
+        generator=make_generator(options.seed, "evaluation", run.config.device) if is_sampled else None,
         seed=options.seed,
         device=run.config.device,
         title=f"{run.config.algorithm} on unseen tasks of {run.config.env} ({options.split})",

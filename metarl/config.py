@@ -22,7 +22,8 @@ class RunConfig:
         env_options: keyword arguments of the environment's factory.
         seed: of everything random.
         device: "cpu" or "cuda".
-        torch_threads: threads of torch on the CPU; beside the physics pool one is usually the fastest.
+        torch_threads: threads of one torch operation on the CPU; beside the physics pool one is usually the fastest.
+            Rounding may depend on it.
         physics_threads: threads of the CPU physics engine, 0 for all cores.
     """
 

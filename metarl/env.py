@@ -142,6 +142,8 @@ class EnvSpec:
         reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
         physics: None for environments that need no simulation.
         drawing: how to draw an environment without physics; None: it has nothing to show.
+        samples_actions: evaluation and videos sample the policy's actions, because acting at random is part of
+            solving the task; elsewhere they take the likeliest.
         description: one line for `metarl list`.
     """
 
@@ -159,6 +161,7 @@ class EnvSpec:
     step_noise: tuple[int, int] = (0, 0)
     physics: Physics | None = None
     drawing: Drawing | None = None
+    samples_actions: bool = False
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -216,6 +219,8 @@ class BatchedEnv:
             self._model_defaults = {n: self.engine.default_model_field(n) for n in spec.physics.model_fields}
         self._step_count = 0
         self._state: dict[str, Tensor] = {}
+        self._no_noise = torch.zeros(num_worlds, 0, device=self.device)
+        self._false = torch.zeros(num_worlds, dtype=torch.bool, device=self.device)
         self._probe()
 
     @property
@@ -311,19 +316,20 @@ class BatchedEnv:
         total = obs.sum(-1) + outcome.reward
         sound = total == total.clamp(-_HUGE, _HUGE)  # False for NaN and infinities
         if self.engine is not None:
-            sound &= ~self.engine.failed
+            sound = sound > self.engine.failed
         # A world that diverged keeps its last sound observation and earns nothing more.
         obs = torch.where(sound.unsqueeze(-1), obs, self._obs)
-        failed = valid & ~sound
+        earns = valid & sound
+        reward = torch.where(earns, outcome.reward, 0.0)
+        success = self._false if outcome.success is None else outcome.success & earns
+        terminated = torch.where(earns, outcome.terminated, valid)  # a failure is an end
+        # For masks a > b is "a and not b", in one operation.
+        failed, runs_on = valid > earns, valid > terminated
         self._obs = obs
         self._step_count += 1
         self._age = self._age + 1
-        reward = torch.where(valid & ~failed, outcome.reward, 0.0)
-        terminated = (outcome.terminated | failed) & valid
-        success = torch.zeros_like(valid) if outcome.success is None else outcome.success & valid & ~failed
-        truncated = valid & ~terminated & (self._age >= self.spec.horizon)
-        self._running = valid & ~terminated & ~truncated
-        return Step(obs, reward, terminated, truncated, success, failed, valid)
+        self._running = runs_on & (self._age < self.spec.horizon)
+        return Step(obs, reward, terminated, runs_on > self._running, success, failed, valid)
 
     def pose(self) -> dict[str, Tensor]:
         """What a picture of the worlds needs: "qpos", and "mocap_pos", "mocap_quat" where there are any, (N, ...)."""
@@ -346,9 +352,10 @@ class BatchedEnv:
 
     def _draw(self, counts: tuple[int, int]) -> Noise:
         n, generator, device = self.num_worlds, self.generator, self.device
+        uniform, normal = counts
         return Noise(
-            torch.rand(n, counts[0], generator=generator, device=device),
-            torch.randn(n, counts[1], generator=generator, device=device),
+            torch.rand(n, uniform, generator=generator, device=device) if uniform else self._no_noise,
+            torch.randn(n, normal, generator=generator, device=device) if normal else self._no_noise,
         )
 
     def _checked(self, action: Tensor) -> Tensor:

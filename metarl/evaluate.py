@@ -83,7 +83,7 @@ def evaluate(
     num_episodes: int = 3,
     episodes_per_task: int = 1,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     device: str | torch.device = "cpu",
 ) -> Evaluation:
     """Let a learner adapt to each task of a split.
@@ -97,7 +97,8 @@ def evaluate(
         num_episodes: K.
         episodes_per_task: E, worlds of each task; the support of an inner step, or more episodes to average over.
         seed: of the tasks, of the worlds' noise and of sampled actions.
-        deterministic: take the likeliest action. Learners that adapt by policy gradients sample in any case.
+        deterministic: take the likeliest action, else sample; None: as `EnvSpec.samples_actions` has it. Learners
+            that adapt by policy gradients sample in any case.
         device: where the worlds run.
 
     Raises:
@@ -131,9 +132,11 @@ def evaluate_in(
     num_episodes: int,
     episodes_per_task: int = 1,
     seed: int = 0,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
 ) -> Evaluation:
     """`evaluate` in worlds that exist already, E neighbouring ones for each task."""
+    if deterministic is None:
+        deterministic = not env.spec.samples_actions
     env.generator = make_generator(seed, "env", env.device)
     env.set_tasks(env.spec.tasks.split(split, env.num_worlds // episodes_per_task, seed))
     deterministic = deterministic and not samples_support(learner)

@@ -79,7 +79,7 @@ class EvaluateOptions:
     seed: int = 0
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest; gradient learners always do."""
+    """Sample actions instead of taking the likeliest, as gradient learners and some environments do anyway."""
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None
@@ -111,7 +111,7 @@ class CompareOptions:
     seed: int = 0
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest; gradient learners always do."""
+    """Sample actions instead of taking the likeliest, as gradient learners and some environments do anyway."""
     out: Path = Path("comparison.png")
     """The picture; an .svg and a .json lie beside it."""
     device: str = "auto"
@@ -142,7 +142,7 @@ class RecordOptions:
     speed: float = 1.0
     """1 plays in real time, 2 twice as fast."""
     stochastic: bool = False
-    """Sample actions instead of taking the likeliest; gradient learners always do."""
+    """Sample actions instead of taking the likeliest, as gradient learners and some environments do anyway."""
     render_backend: str = "auto"
     """auto, egl, osmesa, glfw or warp."""
     device: str = "auto"

@@ -53,6 +53,7 @@ class GymSpec:
     horizon: int
     physics: None = None
     derive: None = None
+    samples_actions: bool = False
     description: str = ""
 
 

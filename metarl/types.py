@@ -16,7 +16,7 @@ WORDS
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -157,15 +157,6 @@ class Rollout:
     def episode_success(self) -> Tensor:
         """Whether the success criterion held at any step of each episode, (K, N) bool."""
         return self.success.unflatten(0, (self.num_episodes, -1)).any(1)
-
-    def select(self, world_ids: Tensor) -> Rollout:
-        """The same rollout for some of the worlds."""
-        picked = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                picked[field.name] = value[world_ids] if field.name == "task" else value[:, world_ids]
-        return Rollout(num_episodes=self.num_episodes, **picked)
 
 
 def encode_action(action: Tensor, space: ActionSpace) -> Tensor:

@@ -48,11 +48,12 @@ NOTES = {
         "environment, engine, tasks, episodes per trial, inputs (observation, previous action, reward and done)",
         "layers and width: encoder, recurrent layer, then one layer and a head each for actor and critic; tanh",
         "steps per update, minibatches, epochs, Adam, discount, GAE lambda, clip, loss weights, gradient clip",
-        "step size and entropy bonus, annealed to a tenth over the minutes; the KL at which an update stops; threads",
+        "step size and entropy bonus, annealed to a tenth over the minutes; the KL at which an update stops",
         "running normalisation of observations, and of rewards by the spread of the discounted return",
     ],
     "different": [
-        "GRU here, LSTM there: RecurrentPPO has no GRU",
+        "the kind of memory where the preset has a GRU: RecurrentPPO has LSTMs only",
+        "threads of an update: the preset's update_threads here, --torch-threads there",
         "actor and critic share encoder and GRU here; there the critic has its own LSTM (the default), or with "
         "'shared' it reads the actor's, which then learns from the actor alone",
         "32 worlds is how RecurrentPPO was measured before; with as many worlds as ours it makes the same steps per "

@@ -125,6 +125,20 @@ def test_the_same_seed_gives_the_same_numbers_and_another_one_others(monkeypatch
     assert run(1).returns != run(2).returns
 
 
+def test_the_environment_says_whether_actions_are_sampled_unless_told_otherwise(monkeypatch):
+    spec, learner = untrained("hidden-target", hidden_target, monkeypatch)
+
+    def run(spec, **options):
+        found = evaluate(learner, spec, algorithm="rl2", num_tasks=6, num_episodes=2, **options)
+        return found.deterministic, found.returns
+
+    likeliest, sampled = run(spec, deterministic=True), run(spec, deterministic=False)
+    assert likeliest[1] != sampled[1]
+    assert run(spec) == likeliest
+    sampling = replace(spec, samples_actions=True)
+    assert run(sampling) == sampled and run(sampling, deterministic=True) == likeliest
+
+
 def test_evaluation_leaves_the_learner_as_it_was(monkeypatch):
     spec, learner = untrained("hidden-target", hidden_target, monkeypatch)
     before = {name: value.clone() for name, value in learner.state_dict()["model"].items()}

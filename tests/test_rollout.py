@@ -73,15 +73,6 @@ def test_final_observations_are_those_before_the_reset():
     assert rollout.final_obs[:, 0, 0].tolist() == [3, 3]
 
 
-def test_selecting_worlds_picks_their_columns():
-    env = BatchedEnv(countdown(), 3)
-    env.set_tasks(torch.tensor([[2.0], [4.0], [100.0]]))
-    rollout = collect(env, Recorder(torch.rand(6, 3, 1)), 1, None)
-    part = rollout.select(torch.tensor([2, 0]))
-    assert part.task.tolist() == [[100.0], [2.0]]
-    assert torch.equal(part.action, rollout.action[:, [2, 0]]) and part.num_worlds == 2
-
-
 def test_a_step_without_an_episode_is_refused():
     spec = hidden_target(horizon=2)
     env = BatchedEnv(spec, 2)

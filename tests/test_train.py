@@ -96,6 +96,16 @@ def test_the_number_of_physics_threads_does_not_change_the_numbers(tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_the_threads_of_an_update_belong_to_the_configuration_and_agree_to_rounding(tmp_path):
+    for threads in (1, 2):
+        train(config(total_steps=64 * 10 * 3, update_threads=threads), tmp_path / str(threads), **QUIET)
+        assert load_run(tmp_path / str(threads), "cpu").config.settings.update_threads == threads
+    one, two = tensors(tmp_path / "1"), tensors(tmp_path / "2")
+    weights = [name for name in one if name.startswith("model.")]
+    assert all(torch.allclose(one[name], two[name], rtol=0, atol=2e-3) for name in weights)
+    assert any(not torch.equal(one[name], two[name]) for name in weights)
+
+
 def test_a_trained_run_is_loaded_with_its_weights(tmp_path):
     train(config(), tmp_path / "run", **QUIET)
     run = load_run(tmp_path / "run", "cpu")

@@ -142,15 +142,16 @@ def _make(
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
         qpos = data["qpos"]
         if is_rllab:
-            position = data["subtree_com"][:, torso_id]  # (N, 3)
+            position = [data["subtree_com"][:, torso_id]]  # (N, 3)
         else:  # the torso slides along x and z: its position needs no kinematics
-            position = torch.stack([qpos[:, 0], torch.zeros_like(qpos[:, 0]), qpos[:, 1] + torso_height_m], 1)
-        return torch.cat([qpos[:, 1:], data["qvel"], position], 1)  # (N, 20)
+            x, z = qpos[:, :1], qpos[:, 1:2] + torso_height_m  # (N, 1)
+            position = [x, torch.zeros_like(x), z]
+        return torch.cat([qpos[:, 1:], data["qvel"], *position], 1)  # (N, 20)
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
         velocity = data["sensordata"][:, 0] if is_rllab else (x - state["x"]) / control_dt_s  # (N,) m/s
-        reward = forward_reward(task, velocity) - _CONTROL_COST * action.square().sum(1)
+        reward = torch.sub(forward_reward(task, velocity), action.square().sum(1), alpha=_CONTROL_COST)
         return Outcome(state={"x": x}, reward=reward, terminated=torch.zeros_like(x, dtype=torch.bool))
 
     return EnvSpec(

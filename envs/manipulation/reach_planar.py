@@ -89,7 +89,7 @@ def make_spec(horizon: int = 20) -> EnvSpec:
         return torch.cat([angles, 0.1 * data["qvel"], 2.0 * tip], 1)  # (N, 8)
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
-        distance = torch.linalg.vector_norm(data["site_xpos"][:, tip_id, :2] - _goal(task), dim=1)  # (N,)
+        distance = torch.linalg.vector_norm(data["site_xpos"][:, tip_id, :2] - task["goal"], dim=1)  # (N,)
         held = torch.where(distance < _SUCCESS_RADIUS_M, state["held"] + 1.0, 0.0)
         return Outcome(
             state={"held": held},
@@ -122,6 +122,7 @@ def make_spec(horizon: int = 20) -> EnvSpec:
         reset=_reset,
         observe=observe,
         step=step,
+        derive=lambda task: {"goal": _goal(task)},
         control=lambda task, data, state, action: {"ctrl": action},
         reset_noise=(2, 0),
         physics=Physics(
@@ -146,7 +147,7 @@ def _goal(task: Arrays) -> Tensor:
 
 def _reset(task: Arrays, noise: Noise) -> Start:
     jitter = _HOME_NOISE_RAD * (2.0 * noise.uniform - 1.0)  # (N, 2)
-    goal = _goal(task)
+    goal = task["goal"]
     height = torch.full_like(goal[:, :1], _GOAL_HEIGHT_M)
     writes = {
         # Written out: a tensor made from numbers here would be a copy to the GPU that no graph can capture.

@@ -14,6 +14,8 @@ START    (0, 0)
 REWARD   -d per step, d the distance (m) to the goal after the step
 END      after 100 control steps, or with |x - goal_x| < 0.01 and |y - goal_y| < 0.01
 SUCCESS  the goal was reached (the same condition)
+JUDGED   on sampled actions, as in the paper. A box of 1 cm at the end of steps of 10 cm is found by trying around
+         it; a policy that has learned that stands still beside the goal when its noise is taken away.
 
 Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; cbfinn/maml_rl point_env_randgoal.py.
 The shell is ours.
@@ -52,6 +54,7 @@ def make_spec(horizon: int = 100) -> EnvSpec:
         observe=lambda task, data, state: state["position"],
         step=_step,
         drawing=Drawing(_model, _pose, control_dt_s=0.05),
+        samples_actions=True,
         description="point that looks for a hidden goal",
     )
 

@@ -59,8 +59,11 @@ _RL2: dict[str, dict[str, RL2Config]] = {
         )
     },
 }
+# The LSTM learns as much per step as the GRU here and updates in a quarter of the time. The first reward already tells
+# a velocity, -|0 - velocity|, so the second episode can be as good as the first and hardly better.
 _CHEETAH = RL2Config(
     total_steps=10_000_000,
+    cell="lstm",
     num_worlds=128,
     episodes_per_trial=2,
     num_epochs=5,

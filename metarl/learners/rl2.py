@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,11 +21,12 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.nets.actor_critic import ActorCritic
+from metarl.nets.side_by_side import side_by_side
 from metarl.rl.ppo import normalize_advantage, ppo_loss
 from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, policy_inputs
 from metarl.seeding import make_generator
-from metarl.types import PolicyInput, Rollout
+from metarl.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class RL2Config:
     """The policy is also given the task parameters (an oracle)."""
     hidden_dim: int = 64
     """Width of every layer and of the memory."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of memory: the GRU of the paper, or an LSTM, which on the CPU takes up to a sixth of the time."""
     initial_std: float = 0.6
     """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
     learning_rate: float = 1e-3
@@ -69,6 +73,8 @@ class RL2Config:
     """Largest norm of a gradient step."""
     target_kl: float = 0.03
     """Stop the passes over a batch once the policy has moved this far, in nats."""
+    update_threads: int = 2
+    """Threads of an update on the CPU, each with its share of the worlds; rounding depends on it."""
 
     @property
     def episodes_per_task(self) -> int:
@@ -76,10 +82,13 @@ class RL2Config:
         return 1
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if not math.isfinite(getattr(self, field.name)):
-                raise ConfigError(f"{field.name} must be finite, got {getattr(self, field.name)}.")
-        for name in ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches"):
+        if self.cell not in ("gru", "lstm"):
+            raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
+        for name in (field.name for field in fields(self) if field.name != "cell"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"{name} must be finite, got {getattr(self, name)}.")
+        counts = ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches")
+        for name in (*counts, "update_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("initial_std", "learning_rate", "max_grad_norm", "clip", "target_kl"):
@@ -126,6 +135,7 @@ class RL2:
                 spec.tasks.dim,
                 config.hidden_dim,
                 memory=config.memory,
+                cell=config.cell,
                 sees_task=config.sees_task,
                 initial_std=config.initial_std,
             ).to(self.device)
@@ -134,6 +144,7 @@ class RL2:
             "policy": make_generator(seed, "policy", self.device),
             "minibatches": make_generator(seed, "minibatches"),
         }
+        self._pool = ThreadPoolExecutor(config.update_threads) if self.device.type == "cpu" else None
 
     def collect(self, env: BatchedEnv) -> Rollout:
         """One trial in every world, with sampled actions."""
@@ -165,21 +176,21 @@ class RL2:
         decay = 1 - 0.9 * progress if config.anneal else 1.0
         entropy_coef = config.entropy_coef * decay
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
-        inputs = policy_inputs(rollout, self.space)
-        advantage, target = self._advantages(rollout)
+        seen = self._seen(rollout)
+        advantage, target = self._advantages(rollout, seen)
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
         num_updates = skipped = 0
         for worlds in self._minibatches(rollout.num_worlds):
-            part = rollout.select(worlds)
-            evaluation = self.network.evaluate(_select(inputs, worlds))
+            output, value = self._heads(seen[:-1], worlds)
+            distribution, valid = self.network.distribution(output), rollout.valid[:, worlds]
             loss = ppo_loss(
-                evaluation.distribution.log_prob(part.action),
-                evaluation.distribution.entropy(),
-                evaluation.value,
-                part.log_prob,
-                normalize_advantage(advantage[:, worlds], part.valid),
+                distribution.log_prob(rollout.action[:, worlds]),
+                distribution.entropy(),
+                value,
+                rollout.log_prob[:, worlds],
+                normalize_advantage(advantage[:, worlds], valid),
                 target[:, worlds],
-                part.valid,
+                valid,
                 config.clip,
             )
             total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
@@ -221,14 +232,25 @@ class RL2:
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
 
+    def _seen(self, rollout: Rollout) -> Tensor:
+        """What the encoder reads at every step and after the last one, (T+1, N, I).
+
+        A value after the last step counts where the trial ran into its time limit (`bootstrap_at_end`), and is
+        that of one more step of the same episode. With "done" it would be the value of a robot in motion right
+        after an end: no trial ever has that, since a reset follows every other "done", and so nothing trains it.
+        """
+        inputs = policy_inputs(rollout, self.space, with_end=True)
+        inputs.prev_done[-1] = 0.0
+        return self.network.read(inputs)
+
     @torch.no_grad()
-    def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
-        """Advantages and value targets over whole trials, (T, N) each.
+    def _advantages(self, rollout: Rollout, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Advantages and value targets over whole trials, (T, N) each; `seen` is what the encoder reads, (T+1, N, I).
 
         The time limits inside a trial are not ends: the next value is that of the next episode's first
         step, seen with the memory of all before. A true end counts as an end in the last episode only.
         """
-        value = self.network.evaluate(policy_inputs(rollout, self.space, with_end=True)).value  # (T+1, N)
+        value = self._heads(seen, torch.arange(rollout.num_worlds, device=self.device))[1]  # (T+1, N)
         reward = self.network.reward_scaler(rollout.reward)
         last_episode = rollout.num_steps - rollout.num_steps // rollout.num_episodes
         cut = rollout.terminated.clone()
@@ -237,6 +259,15 @@ class RL2:
         discount, gae_lambda = self.config.discount, self.config.gae_lambda
         advantage = generalized_advantage(reward, value[:-1], last_value, discount, gae_lambda, cut)
         return advantage, advantage + value[:-1]
+
+    def _heads(self, seen: Tensor, worlds: Tensor) -> tuple[Tensor, Tensor]:
+        """`ActorCritic.heads` for some of the worlds, over the threads of an update."""
+        parts = worlds.tensor_split(min(self.config.update_threads, len(worlds)))
+        if self._pool is None or len(parts) == 1:
+            return self.network.heads(seen[:, worlds])
+        weights = [weight for name, weight in self.network.named_parameters() if name != "log_std"]
+        output, value = side_by_side(lambda part: self.network.heads(seen[:, part]), parts, weights, self._pool)
+        return output, value
 
     def _minibatches(self, num_worlds: int) -> Iterator[Tensor]:
         for _ in range(self.config.num_epochs):
@@ -249,8 +280,3 @@ class RL2:
         self.network.reward_scaler.update(discounted_returns(rollout.reward.double(), self.config.discount))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)
-
-
-def _select(inputs: PolicyInput, worlds: Tensor) -> PolicyInput:
-    obs, action, reward, done = (sequence[:, worlds] for sequence in inputs[:4])
-    return PolicyInput(obs, action, reward, done, inputs.task[worlds])

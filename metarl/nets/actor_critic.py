@@ -1,4 +1,4 @@
-"""The actor-critic that remembers (a GRU), and the same network without memory."""
+"""The actor-critic that remembers (a GRU or an LSTM), and the same network without memory."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ class Evaluation(NamedTuple):
 class ActorCritic(nn.Module):
     """encoder -> core -> actor head, critic head.
 
-    With memory the core is a GRU and the encoder reads observation, previous action, previous reward and
-    previous done: the policy of RL² (Duan et al. 2016, §2.2). Without memory the core is a linear layer of
-    the same width and the encoder reads the observation alone, so that the difference between the two is
-    the memory.
+    With memory the core is recurrent and the encoder reads observation, previous action, previous reward and
+    previous done: the policy of RL² (Duan et al. 2016, §2.2, with a GRU). Without memory the core is a linear
+    layer of the same width and the encoder reads the observation alone, so that the difference between the two
+    is the memory.
 
     Args:
         obs_dim: O.
         action_space: what the actor head chooses from.
         task_dim: P.
         hidden_dim: D, width of all layers.
-        memory: GRU core, else feed-forward.
+        memory: recurrent core, else feed-forward.
+        cell: "gru" or "lstm", kind of the recurrent core.
         sees_task: the encoder also reads the (normalised) task parameters: an oracle.
         initial_std: standard deviation of continuous actions at the start.
     """
@@ -45,6 +46,7 @@ class ActorCritic(nn.Module):
         task_dim: int,
         hidden_dim: int,
         memory: bool,
+        cell: str = "gru",
         sees_task: bool = False,
         initial_std: float = 0.6,
     ):
@@ -60,7 +62,7 @@ class ActorCritic(nn.Module):
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
         self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
         if memory:
-            self.core: nn.Module = _gru(hidden_dim)
+            self.core: nn.Module = _recurrent(cell, hidden_dim)
         else:
             self.core = nn.Sequential(_linear(hidden_dim, hidden_dim), nn.Tanh())
         self.actor = nn.Sequential(
@@ -71,39 +73,63 @@ class ActorCritic(nn.Module):
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
     def initial_memory(self, num_worlds: int) -> Tensor:
-        """The hidden state at the start of a trial, (N, D) zeros."""
-        return torch.zeros(num_worlds, self.hidden_dim, device=self.reward_scaler.count.device)
+        """The memory at the start of a trial, zeros: (N, D) hidden units, and with an LSTM its D cells after them."""
+        memory_dim = self.hidden_dim * (2 if isinstance(self.core, nn.LSTM) else 1)
+        return torch.zeros(num_worlds, memory_dim, device=self.reward_scaler.count.device)
 
     def act(self, inputs: PolicyInput, memory: Tensor, generator: torch.Generator | None) -> Act:
         """See `Policy.act`."""
-        code = self._encode(inputs)
+        code = self.encoder(self.read(inputs))
         if self.memory:
-            memory = self.core(code.unsqueeze(0), memory.unsqueeze(0))[1].squeeze(0)
-            features = memory
+            features, memory = self._remember(code, memory)
         else:
             features = self.core(code)
-        distribution = self._distribution(features)
+        distribution = self.distribution(self.actor(features))
         action = distribution.sample(generator)
         return Act(action, distribution.log_prob(action), memory)
 
     def evaluate(self, inputs: PolicyInput) -> Evaluation:
         """Distributions and values of whole trials from their first step, (T, N, ...)."""
-        features = self.core(self._encode(inputs))
-        if self.memory:
-            features = features[0]  # (T, N, D)
-        return Evaluation(self._distribution(features), self.critic(features).squeeze(-1))
+        output, value = self.heads(self.read(inputs))
+        return Evaluation(self.distribution(output), value)
 
-    def _encode(self, inputs: PolicyInput) -> Tensor:
+    def read(self, inputs: PolicyInput) -> Tensor:
+        """What the encoder reads, (..., N, I): it follows from the running statistics, not from the weights."""
         parts = [self.obs_normalizer(inputs.obs)]
         if self.memory:
             reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
             parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
         if self.task_normalizer is not None:
             parts.append(self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1))
-        return self.encoder(torch.cat(parts, -1))
+        return torch.cat(parts, -1)
 
-    def _distribution(self, features: Tensor) -> ActionDistribution:
-        output = self.actor(features)
+    def heads(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs of the two heads over whole trials from their first step.
+
+        Args:
+            seen: from `read`, (T, N, I).
+
+        Returns:
+            What `distribution` takes, (T, N, A), and values, (T, N).
+        """
+        features = self.core(self.encoder(seen))
+        if self.memory:
+            features = features[0]  # (T, N, D)
+        return self.actor(features), self.critic(features).squeeze(-1)
+
+    def _remember(self, code: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """One step of the recurrent core: features (N, D) and the new memory."""
+        before = memory.unsqueeze(0)  # (1, N, D or 2 D)
+        if not isinstance(self.core, nn.LSTM):
+            features, after = self.core(code.unsqueeze(0), before)
+        else:
+            hidden, cells = before.chunk(2, -1)
+            features, pair = self.core(code.unsqueeze(0), (hidden.contiguous(), cells.contiguous()))
+            after = torch.cat(pair, -1)
+        return features.squeeze(0), after.squeeze(0)
+
+    def distribution(self, output: Tensor) -> ActionDistribution:
+        """The distribution over actions that the actor head's output, (..., A), stands for."""
         return Gaussian(output, self.log_std) if self.continuous else Categorical(output)
 
 
@@ -114,12 +140,14 @@ def _linear(input_dim: int, output_dim: int, gain: float = math.sqrt(2)) -> nn.L
     return layer
 
 
-def _gru(dim: int) -> nn.GRU:
-    gru = nn.GRU(dim, dim)
-    for name, parameter in gru.named_parameters():
-        if "bias" in name:
-            nn.init.zeros_(parameter)
-        else:
-            for gate in parameter.data.chunk(3):
+def _recurrent(cell: str, dim: int) -> nn.GRU | nn.LSTM:
+    core = nn.LSTM(dim, dim) if cell == "lstm" else nn.GRU(dim, dim)
+    for name, parameter in core.named_parameters():
+        if "weight" in name:
+            for gate in parameter.data.split(dim):
                 nn.init.orthogonal_(gate)
-    return gru
+        else:
+            nn.init.zeros_(parameter)
+            if cell == "lstm" and name == "bias_ih_l0":
+                parameter.data[dim : 2 * dim] = 1.0  # the forget gate: remember at first (Jozefowicz et al. 2015)
+    return core

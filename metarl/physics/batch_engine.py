@@ -73,7 +73,10 @@ class BatchEngine:
         self._model_fields = {name: self._batch.expand(name) for name in physics.model_fields}
         self._state = {name: self._batch.bind(name) for name in STATE_FIELDS}
         self._data: dict[str, tuple[np.ndarray, Tensor]] = {}
-        self._warning_counts = np.array(self._batch.warning[:, :, 1])  # (N, kinds of warning)
+        self._rows = self._batch.state  # live, (N, numbers of a state)
+        self._warnings = self._batch.warning[:, :, 1]  # live, (N, kinds of warning)
+        self._warnings_before = self._warnings.copy()
+        self._has_failures = False
         self.reset()
         self.forward()
 
@@ -129,7 +132,8 @@ class BatchEngine:
             check_value("reset mask", mask, (self.num_worlds,))
             self._batch.reset(mask.numpy(), stage=_STAGE_NONE)
             self.failed &= ~mask
-        np.copyto(self._warning_counts, self._batch.warning[:, :, 1])
+        self._has_failures = bool(self.failed.any())
+        np.copyto(self._warnings_before, self._warnings)
         self._refresh()
 
     def forward(self) -> None:
@@ -155,14 +159,23 @@ class BatchEngine:
         except batch.SimulationError as error:
             _log.warning("MuJoCo: %s", error)
             self.failed[torch.as_tensor(error.ids, dtype=torch.int64)] = True
-        counts = self._batch.warning[:, :, 1]
-        is_sound = (np.abs(self._batch.state) <= mujoco.mjMAXVAL).all(1)  # False for NaN too
-        broken = (counts != self._warning_counts).any(1) | ~is_sound
-        self.failed |= torch.from_numpy(broken)
-        if self.failed.any():
+            self._has_failures = True
+        if self._has_failures or not self._is_quiet():
+            self._flag()
             self._park()
-        np.copyto(self._warning_counts, counts)
+            np.copyto(self._warnings_before, self._warnings)
         self._refresh()
+
+    def _is_quiet(self) -> bool:
+        """Whether the last call broke no world: a few reductions, no work per world. False for NaN too."""
+        in_range = self._rows.max() <= mujoco.mjMAXVAL and self._rows.min() >= -mujoco.mjMAXVAL
+        return bool(in_range) and not (self._warnings != self._warnings_before).any()
+
+    def _flag(self) -> None:
+        is_sound = (np.abs(self._rows) <= mujoco.mjMAXVAL).all(1)  # False for NaN too
+        broken = (self._warnings != self._warnings_before).any(1) | ~is_sound
+        self.failed |= torch.from_numpy(broken)
+        self._has_failures = bool(self.failed.any())
 
     def _park(self) -> None:
         try:

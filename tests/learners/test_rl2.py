@@ -28,10 +28,14 @@ def train(spec, config, num_updates, seed=0):
     return learner.trial(env, config.episodes_per_trial, None).episode_returns().mean(1)  # (K,)
 
 
+def advantages(learner, rollout):
+    return learner._advantages(rollout, learner._seen(rollout))[0]
+
+
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
-@pytest.mark.parametrize("memory", [True, False])
-def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, memory):
-    config = replace(SMALL, memory=memory)
+@pytest.mark.parametrize("changes", [{}, {"cell": "lstm"}, {"memory": False}], ids=str)
+def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
+    config = replace(SMALL, **changes)
     learner = RL2(spec, config, 0)
     rollout = learner.collect(BatchedEnv(spec, config.num_worlds))
     with torch.no_grad():
@@ -79,8 +83,8 @@ def test_advantages_reach_through_the_reset_between_episodes():
     rollout = learner.collect(BatchedEnv(spec, 64))
     later = rollout.reward.clone()
     later[spec.horizon] += 1.0  # first step of the second episode
-    before, _ = learner._advantages(rollout)
-    after, _ = learner._advantages(replace(rollout, reward=later))
+    before = advantages(learner, rollout)
+    after = advantages(learner, replace(rollout, reward=later))
     decay = SMALL.discount * SMALL.gae_lambda
     # The later reward also enters the memory, and so the values, of later steps only.
     torch.testing.assert_close((after - before)[spec.horizon - 1], torch.full((64,), decay), atol=0.2, rtol=0)
@@ -93,13 +97,28 @@ def test_the_end_of_a_trial_is_bootstrapped_only_when_it_is_a_time_limit():
     learner, env = RL2(spec, config, 0), BatchedEnv(spec, 64)
     env.set_tasks(spec.tasks.sample("train", 64, torch.Generator().manual_seed(0)))
     rollout = learner.collect(env)
-    with torch.no_grad():
-        value = learner.network.evaluate(policy_inputs(rollout, spec.action_space, with_end=True)).value
-    advantage, _ = learner._advantages(rollout)
     ran_on = rollout.truncated[-1]
     assert ran_on.any() and not ran_on.all()
-    expected = rollout.reward[-1] + config.discount * value[-1] * ran_on - value[-2]
-    torch.testing.assert_close(advantage[-1], expected)
+    with torch.no_grad():
+        value = learner.network.evaluate(policy_inputs(rollout, spec.action_space)).value
+    rest = advantages(learner, rollout)[-1] - (rollout.reward[-1] - value[-1])
+    assert (rest[ran_on] != 0).all() and rest[~ran_on].abs().max() < 1e-6
+
+
+def test_the_value_after_a_time_limit_is_that_of_the_same_episode_going_on():
+    short, long = countdown(horizon=4), countdown(horizon=5)
+    config = replace(SMALL, episodes_per_trial=1, bootstrap_at_end=True)
+    learner = RL2(short, config, 0)
+    envs = BatchedEnv(short, 64), BatchedEnv(long, 64)
+    for env in envs:
+        env.set_tasks(torch.full((64, 1), 100.0))
+    # Deterministic, so that the longer trial is the shorter one and a step more.
+    cut, whole = (learner.trial(env, 1, None) for env in envs)
+    assert torch.equal(cut.obs, whole.obs[:4])
+    with torch.no_grad():
+        value = learner.network.evaluate(policy_inputs(whole, short.action_space)).value
+    expected = cut.reward[-1] + config.discount * value[4] - value[3]
+    torch.testing.assert_close(advantages(learner, cut)[-1], expected)
 
 
 def test_the_first_batch_sets_the_scales_and_the_second_moves_every_parameter():
@@ -141,9 +160,10 @@ def test_the_same_seed_gives_the_same_weights_and_global_randomness_is_untouched
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-def test_rl2_learns_to_find_the_hidden_lever_and_to_remember_it():
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_rl2_learns_to_find_the_hidden_lever_and_to_remember_it(cell):
     # 4 steps, 3 levers: the best first episode is 4 - 1 = 3 (0, 1 or 2 wrong pulls), every later one is 4.
-    config = replace(SMALL, num_worlds=256, learning_rate=3e-3, entropy_coef=0.01)
+    config = replace(SMALL, cell=cell, num_worlds=256, learning_rate=3e-3, entropy_coef=0.01)
     first, second = train(hidden_lever(), config, 60)
     assert first > 2.8 and second > 3.9
 
@@ -173,5 +193,7 @@ def test_wrong_settings_are_refused_by_name():
         RL2Config(discount=1.5)
     with pytest.raises(ConfigError, match="a minibatch holds whole trials"):
         RL2Config(num_worlds=2, num_minibatches=4)
+    with pytest.raises(ConfigError, match="cell must be gru or lstm, got 'rnn'"):
+        RL2Config(cell="rnn")
     with pytest.raises(ConfigError, match="learning_rate must be finite, got nan"):
         RL2Config(learning_rate=float("nan"))
