@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -58,6 +59,8 @@ class GradientConfig:
     """Context parameters, where these are what adapts."""
     task_chunk: int = 0
     """Tasks that are differentiated at a time; 0: few on the CPU, so that they stay in its cache, all on a GPU."""
+    update_threads: int = 2
+    """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
     first_order: bool = False
     """Take inner gradients as constants (first-order MAML)."""
     inner_surrogate: Literal["log-prob", "ratio", "dice"] = "log-prob"
@@ -80,7 +83,8 @@ class GradientConfig:
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{field.name} must be finite, got {value}.")
-        for name in ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "context_dim"):
+        counts = ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "context_dim")
+        for name in (*counts, "update_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.task_chunk < 0:
@@ -176,6 +180,7 @@ class GradientLearner:
         self.device = torch.device(device)
         self.later_step_scale = config.later_step_scale
         self._config = config
+        self._threads: Executor | None = None
         self._surrogate = SURROGATES[config.inner_surrogate]
         self.policy = MLPPolicy(
             spec.obs_dim,
@@ -299,6 +304,14 @@ class GradientLearner:
         """The batch in parts of as many tasks as are differentiated at a time."""
         chosen = self._config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else batch.num_tasks)
         return batch.split(chosen)
+
+    def each(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+        """Apply a function to all parts of a batch, on the threads of an update."""
+        if self._config.update_threads == 1 or self.device.type != "cpu" or len(parts) == 1:
+            return [function(part) for part in parts]
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._config.update_threads)
+        return list(self._threads.map(function, parts))
 
     def distribution(self, meta_parameters: Parameters, adapted: Parameters, samples: Samples) -> ActionDistribution:
         """The policies of B tasks in the states of `samples`, (B, M, ...)."""

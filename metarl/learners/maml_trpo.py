@@ -109,6 +109,7 @@ class MAMLTRPO(GradientLearner):
             damping=config.cg_damping,
             num_backtracks=config.num_backtracks,
             backtrack_ratio=config.backtrack_ratio,
+            each=self.each,
         )
         self._set_meta_parameters(step.parameters)
         metrics = {

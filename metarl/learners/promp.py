@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,17 +65,15 @@ class ProMP(GradientLearner):
 
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
         """A few steps of Adam on the same batch."""
-        config, chunks = self.config, self.chunks(batch)
+        config, chunks, leaves = self.config, self.chunks(batch), list(self.meta_parameters.values())
         before = {name: value.detach().clone() for name, value in self.meta_parameters.items()}
         losses, norms = [], []
         for _ in range(config.num_epochs):
-            self.optimizer.zero_grad(set_to_none=True)
-            loss, inner_kl = 0.0, torch.zeros_like(self.inner_kl_coef)
-            for chunk in chunks:
-                part, kl = self._loss(chunk, batch)
-                part.backward()
-                loss, inner_kl = loss + float(part.detach()), inner_kl + kl.detach()
-            norm = torch.nn.utils.clip_grad_norm_(list(self.meta_parameters.values()), config.max_grad_norm)
+            parts = self.each(partial(self._loss_and_gradient, batch=batch), chunks)
+            loss, inner_kl = sum(part[0] for part in parts), torch.stack([part[1] for part in parts]).sum(0)
+            for parameter, *slopes in zip(leaves, *(part[2] for part in parts), strict=True):
+                parameter.grad = torch.stack(slopes).sum(0)
+            norm = torch.nn.utils.clip_grad_norm_(leaves, config.max_grad_norm)
             if not bool(torch.isfinite(norm)):
                 self._set_meta_parameters(before)
                 return Improvement({}, is_finite=False)
@@ -103,6 +102,12 @@ class ProMP(GradientLearner):
         super().load_state_dict(state)
         self.inner_kl_coef.copy_(state["model"]["inner_kl_coef"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+    def _loss_and_gradient(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[float, Tensor, tuple[Tensor, ...]]:
+        """Loss, inner KL divergences (K,) and gradient of some tasks."""
+        loss, inner_kl = self._loss(chunk, batch)
+        slopes = torch.autograd.grad(loss, list(self.meta_parameters.values()), materialize_grads=True)
+        return float(loss.detach()), inner_kl.detach(), slopes
 
     def _loss(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[Tensor, Tensor]:
         """The share of some tasks in the loss, and in the KL divergence before each inner step, (K,)."""

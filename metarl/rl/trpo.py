@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -52,6 +52,7 @@ def trust_region_step(
     damping: float = 1e-5,
     num_backtracks: int = 15,
     backtrack_ratio: float = 0.8,
+    each: Callable[..., Iterable[Any]] = map,
 ) -> TrustRegionStep:
     """Minimise the linearised loss within KL <= max_kl, then shorten the step until the loss really falls.
 
@@ -66,48 +67,50 @@ def trust_region_step(
         max_kl: the bound, in nats.
         num_cg_iterations, damping: of the conjugate gradients that solve for x.
         num_backtracks, backtrack_ratio: of the line search.
+        each: how a function is applied to all parts: `map`, or that of a pool of threads. Sums are in the order of
+            the parts, so the result is the same.
 
     Returns:
         The step. Where the gradient is not finite, the metric not positive along x, or no step lowers the loss
         within the bound, the parameters are handed back as they were and `accepted` is False.
     """
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    loss_before, gradient = _loss_and_gradient(objectives, leaves)
+
+    def loss_and_gradient(objective: Callable[[Mapping[str, Tensor]], Objective]) -> tuple[float, Tensor]:
+        loss = objective(leaves).loss
+        slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        return float(loss.detach()), flatten(slopes, leaves)
+
+    losses, gradients = zip(*each(loss_and_gradient, objectives), strict=True)
+    loss_before, gradient = sum(losses), torch.stack(gradients).sum(0)
     unchanged = {name: value.detach() for name, value in parameters.items()}
     refused = TrustRegionStep(unchanged, False, loss_before, loss_before, 0.0, 0)
     if not bool(torch.isfinite(gradient).all()):
         return refused._replace(is_finite=False)
-    products = [hessian_product(divergence, leaves) for divergence in divergences]
+    products = list(each(lambda divergence: hessian_product(divergence, leaves), divergences))
 
     def metric(vector: Tensor) -> Tensor:
-        return torch.stack([product(vector) for product in products]).sum(0)
+        return torch.stack(list(each(lambda product: product(vector), products))).sum(0)
 
     direction = conjugate_gradient(lambda x: metric(x) + damping * x, gradient, num_cg_iterations)
     curvature = direction @ (metric(direction) + damping * direction)
     if not float(curvature) > 0 or not bool(torch.isfinite(curvature)):
         return refused._replace(is_finite=bool(torch.isfinite(curvature)))
     step = torch.sqrt(2 * max_kl / curvature) * direction
-    with torch.no_grad():
-        for shortened in range(num_backtracks):
-            moved = unflatten(step * backtrack_ratio**shortened, unchanged)
-            candidate = {name: value - moved[name] for name, value in unchanged.items()}
-            after = [objective(candidate) for objective in objectives]
-            loss, kl = float(sum(part.loss for part in after)), float(sum(part.kl for part in after))
-            if loss < loss_before and kl <= max_kl:  # False where either is NaN
-                return TrustRegionStep(candidate, True, loss_before, loss, kl, shortened)
+    for shortened in range(num_backtracks):
+        moved = unflatten(step * backtrack_ratio**shortened, unchanged)
+        candidate = {name: value - moved[name] for name, value in unchanged.items()}
+        after = list(each(lambda objective: _without_graph(objective, candidate), objectives))  # noqa: B023
+        loss, kl = float(sum(part.loss for part in after)), float(sum(part.kl for part in after))
+        if loss < loss_before and kl <= max_kl:  # False where either is NaN
+            return TrustRegionStep(candidate, True, loss_before, loss, kl, shortened)
     return refused._replace(num_backtracks=num_backtracks)
 
 
-def _loss_and_gradient(
-    objectives: Sequence[Callable[[Mapping[str, Tensor]], Objective]], leaves: Mapping[str, Tensor]
-) -> tuple[float, Tensor]:
-    """The sum of the parts' losses, and its gradient as one vector."""
-    total, gradient = 0.0, torch.zeros(sum(value.numel() for value in leaves.values())).to(next(iter(leaves.values())))
-    for objective in objectives:
-        loss = objective(leaves).loss
-        total += float(loss.detach())
-        gradient = gradient + flatten(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True), leaves)
-    return total, gradient
+@torch.no_grad()
+def _without_graph(function: Callable[[Mapping[str, Tensor]], Objective], at: Mapping[str, Tensor]) -> Objective:
+    """The value alone; a context of its own, because each thread has its own switch for gradients."""
+    return function(at)
 
 
 def hessian_product(

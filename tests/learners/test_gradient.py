@@ -150,7 +150,7 @@ def test_a_first_order_gradient_differs_from_the_second_order_one_and_their_inne
     first, same = learner_and_batch(hidden_target(), as_fomaml(MAML))
     torch.testing.assert_close(batch.phases[1].obs, same.phases[1].obs)
     losses = [x._objective(b, b, x.meta_parameters).loss for x, b in ((learner, batch), (first, same))]
-    assert float(losses[0]) == float(losses[1])
+    assert losses[0].item() == losses[1].item()
     second, one = (
         torch.autograd.grad(loss, x.meta_parameters["layers.2.bias"])[0]
         for loss, x in zip(losses, (learner, first), strict=True)
@@ -347,3 +347,18 @@ def test_reptile_moves_to_the_mean_of_what_tasks_adapt_to():
 def test_settings_out_of_their_domain_are_refused_by_name(changes):
     with pytest.raises(ConfigError, match=next(iter(changes))):
         replace(MAML, **changes)
+
+
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [(MAMLTRPO, replace(MAML, metric_share=1.0)), (ProMP, ProMPConfig(**SIZES, inner_surrogate="ratio"))],
+    ids=["maml-trpo", "promp"],
+)
+def test_the_number_of_threads_changes_no_bit(make, config):
+    spec = hidden_target()
+    after = []
+    for threads in (1, 2):
+        learner = make(spec, replace(config, update_threads=threads, task_chunk=1), 0)
+        learner.update(learner.collect(BatchedEnv(spec, config.num_worlds)), 0.0)
+        after.append(learner.meta_parameters)
+    assert all(torch.equal(after[0][name], value) for name, value in after[1].items())
