@@ -134,6 +134,11 @@ class MetaBatch(NamedTuple):
         """The phases that an inner step is made on."""
         return self.phases[:-1]
 
+    def sound_tasks(self) -> Tensor:
+        """(B,) bool: experience and adapted policies are finite."""
+        values = [v for phase in self.phases for v in (phase.obs, phase.advantage)]
+        return _finite(*values, *(v for old in self.acted for v in old))
+
     def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
         """The same for some of the tasks: a (B,) bool mask, or a slice."""
         phases = [Samples(*(value[chosen] for value in phase)) for phase in self.phases]
@@ -260,14 +265,8 @@ class GradientLearner:
         if self._config.normalizes_obs and not self.obs_normalizer.count:
             self._update_normalizer(rollout)
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
-        num_tasks = rollout.num_worlds // self._config.episodes_per_task
-        phases = [self.samples(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-        with torch.no_grad():
-            adapted = self.unroll(self.meta_parameters, phases[:-1], num_tasks)
-            policies = zip(adapted, phases, strict=True)
-            acted = [_expanded(self.distribution(self.meta_parameters, *policy)) for policy in policies]
-        batch = MetaBatch(phases, acted, rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
-        sound = _finite(*adapted[-1].values(), *(v for phase in phases for v in (phase.obs, phase.advantage)))
+        batch = self.batch(rollout)
+        num_tasks, sound = batch.num_tasks, batch.sound_tasks()
         dropped = num_tasks - int(sound.sum())
         if dropped == num_tasks:
             return {"dropped_tasks": float(dropped), "skipped_minibatches": 1.0}
@@ -278,6 +277,16 @@ class GradientLearner:
         if "log_std" in self.meta_parameters:
             metrics["action_std"] = float(self.meta_parameters["log_std"].detach().exp().mean())
         return improvement.metrics | metrics
+
+    def batch(self, rollout: Rollout) -> MetaBatch:
+        """What `collect` gathered, by phases and tasks."""
+        num_tasks = rollout.num_worlds // self._config.episodes_per_task
+        phases = [self.samples(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
+        with torch.no_grad():
+            adapted = self.unroll(self.meta_parameters, phases[:-1], num_tasks)
+            policies = zip(adapted, phases, strict=True)
+            acted = [_expanded(self.distribution(self.meta_parameters, *policy)) for policy in policies]
+        return MetaBatch(phases, acted, rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
 
     def unroll(
         self, meta_parameters: Parameters, supports: Sequence[Samples], num_tasks: int
