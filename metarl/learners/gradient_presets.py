@@ -19,8 +19,8 @@ _SHARED: dict[str, dict[str, Any]] = {
     "reach-planar": _ROBOT | {"total_steps": 16_000_000},
     "track": _ROBOT | {"total_steps": 16_000_000},
     "half-cheetah-dir": _ROBOT | {"total_steps": 6_000_000, "meta_batch_size": 10},  # there are two tasks only
-    "half-cheetah-vel-maml": _ROBOT | {"total_steps": 12_000_000},
-    "half-cheetah-vel-pearl": _ROBOT | {"total_steps": 12_000_000},
+    "half-cheetah-vel-maml": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
+    "half-cheetah-vel-pearl": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
 }
 
 
