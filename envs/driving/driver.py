@@ -3,7 +3,7 @@
 Source: R. C. Coulter, Implementation of the pure pursuit path tracking algorithm, CMU-RI-TR-92-01, 1992: steer
 along the arc through the car and a point of the road ahead. Added: the state is predicted over the dead time
 of the steering, the tyres' slip and the steering offset are compensated, and the speed is limited by
-grip in the corners ahead and by the braking distance to them.
+grip in the corners ahead and by the braking distance to them. It keeps to the swept line.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ NOMINAL = {
     "mass": 1.0,
     "com_shift": 0.0,
     "steer_delay": 0.04,
+    "swept_line": 0.0,
     "steer_offset": 0.0,
     "motor_lag": 0.06,
     "power": 1.0,
@@ -73,14 +74,15 @@ def drive(task: Arrays, obs: Tensor, grip_share: float) -> Tensor:
         (N, 2) float32 actions in [-1, 1].
     """
     yaw_rate, speed = 5.0 * obs[:, 1], 5.0 * obs[:, 2]
-    curvature = obs[:, 8 : 8 + track.NUM_LOOK_AHEADS]
+    curvature = obs[:, 7 : 7 + track.NUM_LOOK_AHEADS]
     dead_time = task["steer_delay"] + SERVO_LAG_S
-    heading_error = 0.5 * obs[:, 7] + dead_time * (yaw_rate - curvature[:, 0] * speed)
-    lateral = obs[:, 6] * task["width"] / 2 + dead_time * speed * heading_error
+    heading_error = 0.5 * obs[:, 6] + dead_time * (yaw_rate - curvature[:, 0] * speed)
+    beside = (obs[:, 5] - task["swept_line"]) * task["width"] / 2
+    lateral = beside + dead_time * speed * heading_error
     pursuit = _pursuit_curvature(curvature, lateral, heading_error, speed, dead_time)
     lateral_acceleration = grip_share * task["grip"] * track.GRAVITY
     target = _target_speed(curvature, speed, lateral_acceleration, task)
-    return torch.stack([_steering(pursuit, speed, task), _pedal(target, speed, task)], 1).clamp(-1.0, 1.0)
+    return torch.stack([_steering(pursuit, speed, task), _pedal(target, speed, beside, task)], 1).clamp(-1.0, 1.0)
 
 
 def _pursuit_curvature(
@@ -123,8 +125,9 @@ def _target_speed(curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor
     return (corner + 2.0 * braking.unsqueeze(1) * distance).amin(1).sqrt()
 
 
-def _pedal(target: Tensor, speed: Tensor, task: Arrays) -> Tensor:
+def _pedal(target: Tensor, speed: Tensor, beside: Tensor, task: Arrays) -> Tensor:
     """Proportional speed control: the drive force beyond the drag, or the brake for what the drag leaves over."""
-    force = 4.0 * task["mass"] * track.MASS_KG * (target - speed) + DRAG * speed
+    drag = DRAG + track.GRAVEL_N_PER_M_S / track.BANK_M * beside.abs().clamp(max=track.BANK_M)
+    force = 4.0 * task["mass"] * track.MASS_KG * (target - speed) + drag * speed
     brake = force / (track.BRAKE_N_PER_M_S * speed.clamp(min=0.5))
     return torch.where(force > 0, force / (task["power"] * track.PEAK_FORCE_N), brake)

@@ -1,4 +1,4 @@
-"""What a video of a road shows: grass, asphalt, edge lines, kerbs, a start line and the car."""
+"""What a video of a road shows: grass, gravel, the swept line, edge lines, kerbs, a start line and the car."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import mujoco
 import numpy as np
 
-ASPHALT, LINE, RED = (0.22, 0.23, 0.25, 1), (0.93, 0.93, 0.9, 1), (0.78, 0.1, 0.1, 1)
-LINE_M, KERB_M = 0.05, 0.12
-"""Widths of the edge lines and of the kerbs."""
+GRAVEL, LINE, RED = (0.52, 0.48, 0.42, 1), (0.93, 0.93, 0.9, 1), (0.78, 0.1, 0.1, 1)
+SWEPT = (0.33, 0.32, 0.31, 1)
+LINE_M, KERB_M, SWEPT_M = 0.05, 0.12, 0.2
+"""Widths of the edge lines, of the kerbs and of the swept line."""
 KERB_CURVATURE = 0.45
 """Corners sharper than this, 1/m, have kerbs."""
 KERB_POINTS = 5
@@ -24,7 +25,7 @@ def car_without_geoms(model_file: Path) -> mujoco.MjModel:
     return spec.compile()
 
 
-def car_on_road(model_file: Path, road: np.ndarray, width: float) -> mujoco.MjModel:
+def car_on_road(model_file: Path, road: np.ndarray, width: float, line: float) -> mujoco.MjModel:
     """The car with its road.
 
     The road is made of thin meshes and boxes, all geoms of the world body, so that every renderer draws them.
@@ -33,11 +34,13 @@ def car_on_road(model_file: Path, road: np.ndarray, width: float) -> mujoco.MjMo
         model_file: the car.
         road: (NUM_POINTS, 4) centreline: x (m), y (m), heading (rad), curvature (1/m).
         width: of the road, m.
+        line: where the swept line runs, m to the left of the centreline.
     """
     spec = mujoco.MjSpec.from_file(str(model_file))
     _add_surroundings(spec)
     half, everywhere = width / 2, [np.append(np.arange(len(road)), 0)]
-    _add_ribbon(spec, "asphalt", road, half, -half, 0.004, ASPHALT, everywhere)
+    _add_ribbon(spec, "gravel", road, half, -half, 0.004, GRAVEL, everywhere)
+    _add_ribbon(spec, "swept", road, line + SWEPT_M / 2, line - SWEPT_M / 2, 0.005, SWEPT, everywhere)
     _add_ribbon(spec, "line_left", road, half, half - LINE_M, 0.006, LINE, everywhere)
     _add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.006, LINE, everywhere)
     for colour, rgba, blocks in [("red", RED, _kerb_blocks(road, 0)), ("white", LINE, _kerb_blocks(road, 1))]:

@@ -50,11 +50,9 @@ _RL2: dict[str, dict[str, RL2Config]] = {
     },
     "track": {
         "default": RL2Config(
-            total_steps=6_000_000,
+            total_steps=8_000_000,
             num_worlds=128,
-            episodes_per_trial=2,
             num_epochs=5,
-            discount=0.98,
             bootstrap_at_end=True,
         )
     },
