@@ -147,7 +147,7 @@ def judge(
                 run.learner,
                 spec,
                 algorithm=algorithm,
-                episodes_per_task=run.config.settings.episodes_per_task,
+                episodes_per_task=target.episodes_per_task or run.config.settings.episodes_per_task,
                 **protocol,
             )
             for run in of_seeds

@@ -11,7 +11,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
-from metarl.baselines import train_from_scratch
+from metarl.baselines import scratch_curve, train_from_scratch
 from metarl.errors import ConfigError, SpecError
 from metarl.gym_adapter import GymEnv, GymVectorEnv
 from metarl.sb3_adapter import SB3VecEnv
@@ -170,3 +170,13 @@ def test_training_from_scratch_names_wrong_arguments():
         train_from_scratch(hidden_lever(), {"lever": 1.0}, 0, seed=0)
     with pytest.raises(SpecError, match=r"shape \(1,\), got \(3,\)"):
         train_from_scratch(hidden_lever(), torch.zeros(3), 100, seed=0)
+
+
+def test_scratch_curves_of_several_tasks_are_put_together():
+    spec, tasks = hidden_target(), torch.tensor([[-0.5], [0.2], [0.7]])
+    curve = scratch_curve(spec, tasks, 4100, 3)
+    alone = [train_from_scratch(spec, task, 4100, 3) for task in tasks]
+    assert curve.returns == [[record.episode_return for record in records] for records in alone]
+    assert curve.env_steps_spent == [0, alone[0][0].env_steps]
+    for value, (low, high) in zip(curve.iqm_return, curve.ci95_return, strict=True):
+        assert low <= value <= high

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.plots import adaptation_curve, learning_curve
+from metarl.plots import adaptation_curve, budget_curve, learning_curve
 
 BLUE, ORANGE = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
@@ -21,6 +21,7 @@ class Adaptation:
     iqm_return: list[float]
     ci95_return: list[list[float]]
     success_rate: list[float] | None = None
+    env_steps_spent: list[int] | None = None
 
 
 def curve(returns: list[float], success: list[float] | None = None) -> Adaptation:
@@ -44,6 +45,20 @@ def test_a_higher_return_is_drawn_higher_and_a_rising_one_rises(tmp_path):
     assert blue[:, 0].mean() < orange[:, 0].mean()
     in_plot = blue[blue[:, 0] < 480]  # the legend is below
     assert np.corrcoef(in_plot[:, 0], in_plot[:, 1])[0, 1] < -0.9
+
+
+def test_what_spends_more_is_drawn_further_right(tmp_path):
+    curves = {
+        "rl2": Adaptation([1.0, 5.0], [[0.5, 1.5], [4.5, 5.5]], env_steps_spent=[0, 200]),
+        "maml": Adaptation([1.0, 5.0], [[0.5, 1.5], [4.5, 5.5]], env_steps_spent=[0, 4000]),
+        "oracle": Adaptation([6.0, 6.0], [[5.5, 6.5], [5.5, 6.5]], env_steps_spent=[0, 200]),
+    }
+    png, svg = budget_curve(tmp_path / "a.png", curves)
+    blue, orange = (p[p[:, 0] < 480] for p in (pixels(png, BLUE), pixels(png, ORANGE)))  # the legend is below
+    assert blue[:, 1].min() == pytest.approx(orange[:, 1].min(), abs=40)  # both start at zero
+    assert blue[:, 1].max() + 100 < orange[:, 1].max() and svg.exists()
+    with pytest.raises(ConfigError, match="at least one curve"):
+        budget_curve(tmp_path / "b.png", {})
 
 
 def test_a_reference_is_drawn_grey_from_edge_to_edge(tmp_path):

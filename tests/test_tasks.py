@@ -162,3 +162,17 @@ def test_a_wrong_declaration_is_refused_and_named(make, message):
 def test_fixed_tasks_of_an_unknown_split_are_refused():
     with pytest.raises(UnknownNameError, match=r"unknown split 'tests'\. Did you mean 'test'"):
         TaskDistribution((GRIP,), {"tests": torch.zeros(3, 1)})
+
+
+def test_neighbouring_worlds_share_a_task():
+    tasks = TaskDistribution((Parameter("a", "1", Uniform(0.0, 1.0)),))
+    rows = torch.tensor([[0.1], [0.7]])
+    assert torch.equal(tasks.of_worlds(rows, 6, "env"), torch.tensor([[0.1]] * 3 + [[0.7]] * 3))
+    assert torch.equal(tasks.of_worlds(rows, 2, "env"), rows)
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (0, 1), (2, 2), (2,)])
+def test_tasks_that_do_not_divide_the_worlds_are_refused(shape):
+    tasks = TaskDistribution((Parameter("a", "1", Uniform(0.0, 1.0)),))
+    with pytest.raises(SpecError, match=r"env: tasks must have shape \(6, 1\), or fewer rows .*, got"):
+        tasks.of_worlds(torch.zeros(shape), 6, "env")

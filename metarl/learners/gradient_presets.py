@@ -15,7 +15,13 @@ _ROBOT: dict[str, Any] = {"initial_std": 0.5, "gae_lambda": 0.95, "meta_batch_si
 _SHARED: dict[str, dict[str, Any]] = {
     "bandit": {"inner_lr": 0.5, "total_steps": 4_000_000},
     "tabular-mdp": {"inner_lr": 0.5, "total_steps": 16_000_000},
-    "point-navigation": {"inner_lr": 0.5, "total_steps": 10_000_000, "meta_batch_size": 20, "normalizes_obs": False},
+    "point-navigation": {
+        "inner_lr": 0.5,
+        "total_steps": 10_000_000,
+        "meta_batch_size": 20,
+        "normalizes_obs": False,
+        "gae_lambda": 0.95,
+    },
     "reach-planar": _ROBOT | {"total_steps": 16_000_000},
     "track": _ROBOT | {"total_steps": 16_000_000},
     "half-cheetah-dir": _ROBOT | {"total_steps": 6_000_000, "meta_batch_size": 10},  # there are two tasks only
