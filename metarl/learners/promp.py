@@ -6,7 +6,8 @@ maml-ppo   MAML's inner steps, clipped outer objective
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,10 +39,12 @@ class ProMPConfig(GradientConfig):
     """Target of the divergence, in nats, where the weight adjusts itself."""
     max_grad_norm: float = 10.0
     """Largest norm of an outer gradient."""
+    max_kl: float = 0.1
+    """An outer step that moves the adapted policies further from those that acted is taken back, in nats."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("outer_lr", "clip", "inner_kl_target", "max_grad_norm"):
+        for name in ("outer_lr", "clip", "inner_kl_target", "max_grad_norm", "max_kl"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.num_epochs < 1 or self.inner_kl_coef < 0:
@@ -64,29 +67,35 @@ class ProMP(GradientLearner):
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)
 
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
-        """A few steps of Adam on the same batch."""
-        config, chunks, leaves = self.config, self.chunks(batch), list(self.meta_parameters.values())
-        before = {name: value.detach().clone() for name, value in self.meta_parameters.items()}
-        losses, norms = [], []
-        for _ in range(config.num_epochs):
-            parts = self.each(partial(self._loss_and_gradient, batch=batch), chunks)
-            loss, inner_kl = sum(part[0] for part in parts), torch.stack([part[1] for part in parts]).sum(0)
-            for parameter, *slopes in zip(leaves, *(part[2] for part in parts), strict=True):
-                parameter.grad = torch.stack(slopes).sum(0)
-            norm = torch.nn.utils.clip_grad_norm_(leaves, config.max_grad_norm)
-            if not bool(torch.isfinite(norm)):
+        """A few steps of Adam on the same batch; one that moves the adapted policies too far is taken back."""
+        chunks, leaves = self.chunks(batch), list(self.meta_parameters.values())
+        first: _Parts | None = None
+        accepted, before = None, self._copy()
+        for epoch in range(self.config.num_epochs + 1):
+            parts = _Parts.sum(self.each(partial(self._parts, batch=batch), chunks))
+            if not parts.is_finite():
                 self._set_meta_parameters(before)
                 return Improvement({}, is_finite=False)
+            if parts.kl > self.config.max_kl:  # the step before this look was too long
+                self._set_meta_parameters(before)
+                break
+            first, accepted = first or parts, parts
+            if epoch == self.config.num_epochs:
+                break
+            before = self._copy()
+            for parameter, slope in zip(leaves, parts.gradient, strict=True):
+                parameter.grad = slope
+            torch.nn.utils.clip_grad_norm_(leaves, self.config.max_grad_norm)
             self.optimizer.step()
-            losses.append(loss)
-            norms.append(float(norm))
-        if config.adapts_inner_kl:
-            self._adjust(inner_kl)
+        assert first is not None and accepted is not None  # the first look is at the policies that acted: its KL is 0
+        if self.config.adapts_inner_kl:
+            self._adjust(accepted.inner_kl)
         metrics = {
-            "loss_before": losses[0],
-            "loss_after": losses[-1],
-            "grad_norm": sum(norms) / len(norms),
-            "inner_kl": float(inner_kl.mean()),
+            "loss_before": first.loss,
+            "loss_after": accepted.loss,
+            "kl": accepted.kl,
+            "step_taken_back": float(parts is not accepted),
+            "inner_kl": float(accepted.inner_kl.mean()),
             "inner_kl_coef": float(self.inner_kl_coef.mean()),
         }
         return Improvement(metrics)
@@ -103,30 +112,67 @@ class ProMP(GradientLearner):
         self.inner_kl_coef.copy_(state["model"]["inner_kl_coef"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _loss_and_gradient(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[float, Tensor, tuple[Tensor, ...]]:
-        """Loss, inner KL divergences (K,) and gradient of some tasks."""
-        loss, inner_kl = self._loss(chunk, batch)
-        slopes = torch.autograd.grad(loss, list(self.meta_parameters.values()), materialize_grads=True)
-        return float(loss.detach()), inner_kl.detach(), slopes
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.meta_parameters.items()}
 
-    def _loss(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[Tensor, Tensor]:
-        """The share of some tasks in the loss, and in the KL divergence before each inner step, (K,)."""
+    def _parts(self, chunk: MetaBatch, batch: MetaBatch) -> _Parts:
+        """The share of some tasks in loss, divergences and gradient."""
+        loss, kl, inner_kl = self._loss(chunk, batch)
+        slopes = torch.autograd.grad(loss, list(self.meta_parameters.values()), materialize_grads=True)
+        return _Parts(float(loss.detach()), float(kl.detach()), inner_kl.detach(), slopes)
+
+    def _loss(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """The share of some tasks in the loss, in the KL after adaptation, and in that before each inner step, (K,)."""
         meta = self.meta_parameters
         adapted = self.unroll(meta, chunk.supports, chunk.num_tasks)
-        loss, judged = torch.zeros((), device=self.device), self.judged(batch)
+        loss = kl = torch.zeros((), device=self.device)
+        judged = self.judged(batch)
         for k in judged:
             query = chunk.phases[k]
-            log_prob = self.distribution(meta, adapted[k], query).log_prob(query.action)
-            surrogate = clipped_surrogate(log_prob, query.log_prob, query.advantage, self.config.clip)
+            new = self.distribution(meta, adapted[k], query)
+            surrogate = clipped_surrogate(new.log_prob(query.action), query.log_prob, query.advantage, self.config.clip)
             loss = loss - task_sum(surrogate, query) / (batch.num_tasks * len(judged))
+            kl = kl + task_sum(chunk.acted[k].kl_divergence(new), query) / (batch.num_tasks * len(judged))
         inner_kl = []
         for parameters, old, support in zip(adapted, chunk.acted, chunk.supports, strict=False):
-            kl = old.kl_divergence(self.distribution(meta, parameters, support))
-            inner_kl.append(task_sum(kl, support) / batch.num_tasks)
-        return loss + (self.inner_kl_coef * torch.stack(inner_kl)).sum(), torch.stack(inner_kl)
+            divergence = old.kl_divergence(self.distribution(meta, parameters, support))
+            inner_kl.append(task_sum(divergence, support) / batch.num_tasks)
+        return loss + (self.inner_kl_coef * torch.stack(inner_kl)).sum(), kl, torch.stack(inner_kl)
 
     def _adjust(self, inner_kl: Tensor) -> None:
         """Halve the weight of a step whose divergence is small, double that of one whose divergence is large."""
         target = self.config.inner_kl_target
         scale = torch.where(inner_kl < target / 1.5, 0.5, torch.where(inner_kl > 1.5 * target, 2.0, 1.0))
         self.inner_kl_coef.mul_(scale)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What one look at a batch, or at some of its tasks, gives.
+
+    Attributes:
+        loss: to descend on.
+        kl: of the adapted policies from those that acted, in nats.
+        inner_kl: (K,), of the policies before each inner step from those that acted.
+        gradient: of the loss, a tensor per meta-parameter.
+    """
+
+    loss: float
+    kl: float
+    inner_kl: Tensor
+    gradient: tuple[Tensor, ...]
+
+    @staticmethod
+    def sum(parts: Sequence[_Parts]) -> _Parts:
+        """Put the shares of all tasks together, in their order."""
+        return _Parts(
+            sum(part.loss for part in parts),
+            sum(part.kl for part in parts),
+            torch.stack([part.inner_kl for part in parts]).sum(0),
+            tuple(torch.stack(slopes).sum(0) for slopes in zip(*(part.gradient for part in parts), strict=True)),
+        )
+
+    def is_finite(self) -> bool:
+        """Whether loss, divergence and gradient are numbers."""
+        finite = torch.stack([torch.isfinite(slope).all() for slope in self.gradient]).all()
+        return math.isfinite(self.loss) and math.isfinite(self.kl) and bool(finite)

@@ -185,6 +185,18 @@ def test_at_the_acting_policy_promp_follows_the_policy_gradient():
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-7)
 
 
+def test_an_outer_step_of_promp_that_goes_too_far_is_taken_back():
+    spec = hidden_target()
+    config = ProMPConfig(**SIZES, inner_surrogate="ratio", outer_lr=0.3)
+    for max_kl, taken_back in ((1e-6, 1.0), (1e6, 0.0)):
+        learner = ProMP(spec, replace(config, max_kl=max_kl), 0)
+        before = {name: value.detach().clone() for name, value in learner.meta_parameters.items()}
+        metrics = learner.update(learner.collect(BatchedEnv(spec, config.num_worlds)), 0.0)
+        assert metrics["step_taken_back"] == taken_back and metrics["kl"] <= max_kl
+        same = all(torch.equal(before[name], value) for name, value in learner.meta_parameters.items())
+        assert same == bool(taken_back)
+
+
 def test_the_weight_of_the_inner_divergence_follows_its_rule():
     learner = ProMP(hidden_target(), ProMPConfig(**SIZES, num_inner_steps=3, adapts_inner_kl=True), 0)
     learner._adjust(torch.tensor([0.005, 0.01, 0.02]))  # target 0.01
