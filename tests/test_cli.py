@@ -103,6 +103,24 @@ def gradient(tmp_path_factory):
     assert contents(folder) == before
 
 
+GRADIENT_LEARNERS = ("maml-trpo", "fomaml", "anil", "meta-sgd", "cavia", "e-maml", "promp", "maml-ppo", "reptile")
+
+
+@pytest.mark.parametrize("env", ["point-navigation", "tabular-mdp"])
+@pytest.mark.parametrize("algorithm", GRADIENT_LEARNERS)
+def test_every_gradient_learner_trains_goes_on_and_is_evaluated(tmp_path, algorithm, env, capsys):
+    out = tmp_path / "run"
+    sizes = ["--meta-batch-size", 2, "--episodes-per-task", 3, "--hidden-dims", 8, "--validate-every", 1]
+    steps = 2 * 2 * 3 * (100 if env == "point-navigation" else 10)
+    command = ["train", algorithm, "--env", env, "--out", out]
+    assert run(*command, *sizes, "--total-steps", 2 * steps) == 0
+    assert run(*command, "--resume") == 0
+    assert run("evaluate", out, "--num-tasks", 3, "--episodes", 3) == 0
+    assert "after 2" in capsys.readouterr().out
+    values = json.loads((out / "evaluation.json").read_text())
+    assert len(values["returns"]) == 3 and all(len(row) == 3 for row in values["returns"])
+
+
 def test_a_gradient_learner_is_evaluated_over_its_inner_steps(gradient, tmp_path, capsys):
     files = ["--json", tmp_path / "e.json", "--plot", tmp_path / "p.png"]
     assert run("evaluate", gradient, "--num-tasks", 3, "--episodes", 4, "--later-step-scale", 0.25, *files) == 0
