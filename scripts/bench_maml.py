@@ -128,7 +128,7 @@ def update_seconds(learner: MAMLTRPO, env: BatchedEnv, num_rounds: int) -> dict[
     start = {name: value.detach().clone() for name, value in learner.meta_parameters.items()}
 
     def ours(threads: int) -> None:
-        learner._config = replace(learner.config, update_threads=threads)
+        learner.config = replace(learner.config, update_threads=threads)
         learner._threads = None
         learner.improve(batch, 0.5)
         learner._set_meta_parameters(start)

@@ -166,6 +166,7 @@ class GradientLearner:
     """Adapts by inner policy-gradient steps; a subclass says in `improve` how the meta-parameters learn.
 
     Attributes:
+        config: settings.
         meta_parameters: what is meta-learned, by name: the policy's parameters but for the context, and
             `inner_lr.NAME` where step sizes are learned. Leaves that require gradients.
         later_step_scale: factor on inner steps beyond those that were meta-trained.
@@ -184,7 +185,7 @@ class GradientLearner:
         self.horizon = spec.horizon
         self.device = torch.device(device)
         self.later_step_scale = config.later_step_scale
-        self._config = config
+        self.config = config
         self._threads: Executor | None = None
         self._surrogate = SURROGATES[config.inner_surrogate]
         self.policy = MLPPolicy(
@@ -219,8 +220,9 @@ class GradientLearner:
 
     def collect(self, env: BatchedEnv) -> Rollout:
         """One trial of as many inner steps as are meta-trained."""
-        return self.trial(env, self._config.episodes_per_trial, self.generators["policy"])
+        return self.trial(env, self.config.episodes_per_trial, self.generators["policy"])
 
+    @torch.no_grad()
     def trial(
         self,
         env: BatchedEnv,
@@ -243,7 +245,7 @@ class GradientLearner:
             policy = _TaskPolicies(self, shared | adapted, env.num_tasks)
             episodes.append(collect(env, policy, 1, generator, on_step))
             if step + 1 < num_episodes:
-                scale = 1.0 if step < self._config.num_inner_steps else self.later_step_scale
+                scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
                 support = self.samples(episodes[-1], 0, env.num_tasks)
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
                 sound = _finite(*stepped.values())
@@ -262,7 +264,7 @@ class GradientLearner:
             `dropped_tasks` counts those whose experience or inner step was not finite: they are left out.
             `skipped_minibatches` is 1 where loss or gradient was not finite: nothing changed.
         """
-        if self._config.normalizes_obs and not self.obs_normalizer.count:
+        if self.config.normalizes_obs and not self.obs_normalizer.count:
             self._update_normalizer(rollout)
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
         batch = self.batch(rollout)
@@ -280,7 +282,7 @@ class GradientLearner:
 
     def batch(self, rollout: Rollout) -> MetaBatch:
         """What `collect` gathered, by phases and tasks."""
-        num_tasks = rollout.num_worlds // self._config.episodes_per_task
+        num_tasks = rollout.num_worlds // self.config.episodes_per_task
         phases = [self.samples(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
         with torch.no_grad():
             adapted = self.unroll(self.meta_parameters, phases[:-1], num_tasks)
@@ -307,19 +309,19 @@ class GradientLearner:
     def judged(self, batch: MetaBatch) -> list[int]:
         """The phases whose returns the outer step improves: the last one, or all after an inner step."""
         last = len(batch.phases) - 1
-        return list(range(1, last + 1)) if self._config.judges_every_step else [last]
+        return list(range(1, last + 1)) if self.config.judges_every_step else [last]
 
     def chunks(self, batch: MetaBatch) -> list[MetaBatch]:
         """The batch in parts of as many tasks as are differentiated at a time."""
-        chosen = self._config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else batch.num_tasks)
+        chosen = self.config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else batch.num_tasks)
         return batch.split(chosen)
 
     def each(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
         """Apply a function to all parts of a batch, on the threads of an update."""
-        if self._config.update_threads == 1 or self.device.type != "cpu" or len(parts) == 1:
+        if self.config.update_threads == 1 or self.device.type != "cpu" or len(parts) == 1:
             return [function(part) for part in parts]
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._config.update_threads)
+            self._threads = ThreadPoolExecutor(self.config.update_threads)
         return list(self._threads.map(function, parts))
 
     def distribution(self, meta_parameters: Parameters, adapted: Parameters, samples: Samples) -> ActionDistribution:
@@ -342,7 +344,7 @@ class GradientLearner:
             return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
 
         obs, reward, valid = of_tasks(self._normalized(rollout.obs)), of_tasks(rollout.reward), of_tasks(rollout.valid)
-        config = self._config
+        config = self.config
         value = linear_baseline(obs, discounted_returns(reward, config.discount), valid)
         nothing, ends = torch.zeros_like(value[-1]), of_tasks(rollout.terminated)
         advantage = generalized_advantage(reward, value, nothing, config.discount, config.gae_lambda, ends)
@@ -386,7 +388,7 @@ class GradientLearner:
 
     def _inner_step(self, meta: Parameters, adapted: Parameters, support: Samples, scale: float) -> dict[str, Tensor]:
         """One inner step of each task, all at once."""
-        config, shared = self._config, self.shared(meta)
+        config, shared = self.config, self.shared(meta)
         step_size: dict[str, Tensor] | float = config.inner_lr * scale
         if config.learns_inner_lr:
             step_size = {name: scale * meta[_STEP_SIZE + name] for name in adapted}
@@ -401,10 +403,10 @@ class GradientLearner:
         return torch.func.vmap(step)(dict(adapted), support)
 
     def _normalized(self, obs: Tensor) -> Tensor:
-        return self.obs_normalizer(obs) if self._config.normalizes_obs else obs
+        return self.obs_normalizer(obs) if self.config.normalizes_obs else obs
 
     def _update_normalizer(self, rollout: Rollout) -> None:
-        if self._config.normalizes_obs:
+        if self.config.normalizes_obs:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
 
 

@@ -17,7 +17,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
 from metarl.nets.mlp_policy import Parameters
@@ -93,9 +92,7 @@ class MAMLTRPO(GradientLearner):
     direction of a step slightly and not its test: the line search measures loss and KL on all of them.
     """
 
-    def __init__(self, spec: EnvSpec, config: MAMLTRPOConfig, seed: int, device: str | torch.device = "cpu"):
-        super().__init__(spec, config, seed, device)
-        self.config = config
+    config: MAMLTRPOConfig
 
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
         """One trust region step on all tasks."""

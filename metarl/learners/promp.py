@@ -60,9 +60,10 @@ class ProMP(GradientLearner):
     Source: Rothfuss et al. 2019, eq. 13: J = J_clip(adapted) - sum_k eta_k KL(pi_old_k || pi_k) over the inner steps k.
     """
 
+    config: ProMPConfig
+
     def __init__(self, spec: EnvSpec, config: ProMPConfig, seed: int, device: str | torch.device = "cpu"):
         super().__init__(spec, config, seed, device)
-        self.config = config
         self.optimizer = torch.optim.Adam(list(self.meta_parameters.values()), lr=config.outer_lr)
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)
 

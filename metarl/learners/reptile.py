@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch
 
@@ -35,9 +34,7 @@ class Reptile(GradientLearner):
     on task i: the last phase, which other learners only judge by, is learned from too.
     """
 
-    def __init__(self, spec: EnvSpec, config: ReptileConfig, seed: int, device: str | torch.device = "cpu"):
-        super().__init__(spec, config, seed, device)
-        self.config = config
+    config: ReptileConfig
 
     @torch.no_grad()
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
