@@ -21,6 +21,7 @@ _SHARED: dict[str, dict[str, Any]] = {
         "meta_batch_size": 20,
         "normalizes_obs": False,
         "gae_lambda": 0.95,
+        "later_step_scale": 0.25,  # better than MAML's 0.5 on the validation tasks
     },
     "reach-planar": _ROBOT | {"total_steps": 16_000_000},
     "track": _ROBOT | {"total_steps": 16_000_000},
