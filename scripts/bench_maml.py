@@ -81,16 +81,16 @@ def iteration_parts(learner: MAMLTRPO, env: BatchedEnv, num_rounds: int) -> dict
     rounds: list[dict[str, float]] = []
     for round_id in range(num_rounds + 1):
         spent = dict.fromkeys(("physics", "inner step", "advantages"), 0.0)
-        begun = time.perf_counter()
+        begun = now()
         with (
             timed(env.engine, "step", spent, "physics"),
             timed(learner, "_inner_step", spent, "inner step"),
             timed(learner, "samples", spent, "advantages"),
         ):
             rollout = learner.collect(env)
-        collected = time.perf_counter()
+        collected = now()
         learner.update(rollout, 0.5)
-        updated = time.perf_counter()
+        updated = now()
         if round_id:  # the first one warms up, and sets the scale of observations only
             rest = collected - begun - sum(spent.values())
             rounds.append(
@@ -104,15 +104,22 @@ def iteration_parts(learner: MAMLTRPO, env: BatchedEnv, num_rounds: int) -> dict
     return {name: median(part[name] for part in rounds) for name in rounds[0]}
 
 
+def now() -> float:
+    """Seconds on a clock, once the device has done what it was asked for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 @contextmanager
 def timed(owner: Any, method: str, spent: dict[str, float], name: str) -> Iterator[None]:
     """Add the seconds of a method's calls to `spent[name]`."""
     original = getattr(owner, method)
 
     def wrapper(*arguments: Any, **options: Any) -> Any:
-        begun = time.perf_counter()
+        begun = now()
         result = original(*arguments, **options)
-        spent[name] += time.perf_counter() - begun
+        spent[name] += now() - begun
         return result
 
     setattr(owner, method, wrapper)
@@ -132,6 +139,7 @@ def update_seconds(learner: MAMLTRPO, env: BatchedEnv, num_rounds: int) -> dict[
         learner._threads = None
         learner.improve(batch, 0.5)
         learner._set_meta_parameters(start)
+        now()
 
     calls: dict[str, Callable[[], None]] = {
         "metarl, 2 threads": lambda: ours(2),
