@@ -345,8 +345,9 @@ def _scale_later_steps(run: LoadedRun, scale: float | None) -> None:
 
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for position, name in enumerate(rows[0]):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0)
+    shown = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+    for position, name in enumerate(rows[0][i] for i in shown):
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0, overflow="fold")
     for row in rows[1:]:
-        table.add_row(*row)
+        table.add_row(*(row[i] for i in shown))
     _console.print(table)

@@ -188,11 +188,11 @@ def _summarise(
 
 
 def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
-    """Rows of text, header first: a row per label and stage of its adaptation.
+    """Rows of text, header first: a row of returns per label and stage of its adaptation.
 
     "spent" are the environment steps taken on each task until then.
     """
-    rows = [["policy", "stage", "spent", "IQM return", "95 % interval", "mean ± s.e.", "success"]]
+    rows = [["policy", "stage", "spent", "IQM", "95 % interval", "mean ± s.e.", "success"]]
     for label, evaluation in evaluations.items():
         for k in range(evaluation.num_episodes):
             low, high = evaluation.ci95_return[k]
@@ -203,13 +203,18 @@ def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
                     label if k == 0 else "",
                     stage(evaluation.adapts_by, k),
                     f"{evaluation.env_steps_spent[k]:,}",
-                    f"{evaluation.iqm_return[k]:.2f}",
-                    f"[{low:.2f}, {high:.2f}]",
-                    f"{mean:.2f} ± {stderr:.2f}",
+                    _short(evaluation.iqm_return[k]),
+                    f"[{_short(low)}, {_short(high)}]",
+                    f"{_short(mean)} ± {_short(stderr)}",
                     rate,
                 ]
             )
     return rows
+
+
+def _short(value: float) -> str:
+    """A number to three digits, at most two of them behind the point; the JSON has them all."""
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
 
 
 def axis_of(adapts_by: str) -> dict[str, Any]:

@@ -82,8 +82,7 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    console.print(table, soft_wrap=console.width < 120)  # a table that is cut off says less than one that wraps
+    Console().print(table)
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:

@@ -53,15 +53,17 @@ def main() -> None:
     parser.add_argument(
         "--train-only", metavar="ALGORITHM", help="train this one and leave the judging to a later call"
     )
+    parser.add_argument("--algorithms", nargs="+", help="some of the target's, the first one leads; default: all")
     parser.add_argument("--quick", action="store_true", help="two updates and few tasks, into runs/quick/")
     arguments = parser.parse_args()
     name, target, folder, results = arguments.name, TARGETS[arguments.name], Path("runs/reproduce"), RESULTS
-    if arguments.train_only not in (None, *target.algorithms):
-        parser.error(f"{name} has no {arguments.train_only}; available: {', '.join(target.algorithms)}.")
+    algorithms = [arguments.train_only] if arguments.train_only else arguments.algorithms or target.algorithms
+    for algorithm in algorithms:
+        if algorithm not in target.algorithms:
+            parser.error(f"{name} has no {algorithm}; available: {', '.join(target.algorithms)}.")
     if arguments.quick:
         target, folder = replace(target, num_tasks=20), Path("runs/quick")
         results = folder
-    algorithms = [arguments.train_only] if arguments.train_only else target.algorithms
     try:
         device = resolve_device(arguments.device)
         configs = {
@@ -102,7 +104,7 @@ def trained(out: Path, config: RunConfig) -> LoadedRun:
 
 def report(name: str, target: Target, runs: Mapping[str, Sequence[LoadedRun]], device: str, results: Path) -> None:
     """Judge runs on every held-out split; write numbers and pictures, print tables."""
-    main = target.algorithms[0]
+    main = next(iter(runs))
     spec = runs[main][0].spec
     num_episodes = target.num_episodes or runs[main][0].config.settings.episodes_per_trial
     protocol = {"num_tasks": target.num_tasks, "num_episodes": num_episodes, "seed": 0, "device": device}
