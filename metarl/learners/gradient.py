@@ -283,12 +283,17 @@ class GradientLearner:
     def batch(self, rollout: Rollout) -> MetaBatch:
         """What `collect` gathered, by phases and tasks."""
         num_tasks = rollout.num_worlds // self.config.episodes_per_task
-        phases = [self.samples(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-        with torch.no_grad():
-            adapted = self.unroll(self.meta_parameters, phases[:-1], num_tasks)
-            policies = zip(adapted, phases, strict=True)
-            acted = [_expanded(self.distribution(self.meta_parameters, *policy)) for policy in policies]
-        return MetaBatch(phases, acted, rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        phases = self.each(lambda k: self.samples(rollout, k, num_tasks), range(rollout.num_episodes))
+        batch = MetaBatch(phases, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        parts = zip(*self.each(self._acted, self.chunks(batch)), strict=True)  # by phases, then by tasks
+        return batch._replace(acted=[type(old[0])(*map(torch.cat, zip(*old, strict=True))) for old in parts])
+
+    @torch.no_grad()
+    def _acted(self, chunk: MetaBatch) -> list[ActionDistribution]:
+        """What the actions of each phase were drawn from, all tensors (B, M, ...)."""
+        adapted = self.unroll(self.meta_parameters, chunk.supports, chunk.num_tasks)
+        old = [self.distribution(self.meta_parameters, *policy) for policy in zip(adapted, chunk.phases, strict=True)]
+        return [type(policy)(*(value.expand(policy[0].shape) for value in policy)) for policy in old]
 
     def unroll(
         self, meta_parameters: Parameters, supports: Sequence[Samples], num_tasks: int
@@ -429,12 +434,6 @@ class _TaskPolicies:
 def task_sum(values: Tensor, samples: Samples) -> Tensor:
     """The mean over the steps of each task that count, summed over tasks: (B, M) -> scalar."""
     return (samples.weight * values).sum()
-
-
-def _expanded(distribution: ActionDistribution) -> ActionDistribution:
-    """The same distribution with all of its tensors (B, M, A)."""
-    shape = distribution[0].shape
-    return type(distribution)(*(value.expand(shape) for value in distribution))
 
 
 def _finite(*values: Tensor) -> Tensor:
