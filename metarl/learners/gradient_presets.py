@@ -9,7 +9,7 @@ from metarl.learners.promp import ProMPConfig
 from metarl.learners.reptile import ReptileConfig
 
 # 40 tasks, 20 episodes, inner steps of 0.1 (0.5 for the point) and KL 0.01 are those of Finn et al. 2017, appendix A.5;
-# two layers of 64 with tanh those of Rothfuss et al. 2019: half the work of MAML's 100-100, as good here.
+# two layers of 64 with tanh those of Rothfuss et al. 2019: half the work of 100-100.
 # On robots half the exploration and a shorter credit (the papers: 1 and 1) learned several times faster.
 _ROBOT: dict[str, Any] = {"initial_std": 0.5, "gae_lambda": 0.95, "meta_batch_size": 20}
 _SHARED: dict[str, dict[str, Any]] = {
