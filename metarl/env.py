@@ -121,6 +121,26 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Signals:
+    """What a learned loss may read of a state: numbers that mean the same on every robot of a kind.
+
+    A loss that reads them can be used on another robot, because they are dimensionless (lengths, speeds and times
+    divided by sizes that are typical of the environment) and do not change when the scene is turned or moved.
+
+    Attributes:
+        names: of the S numbers, such as "log_distance"; a loss asks for signals by name.
+        compute: (task, data, state) -> (N, S) float32, a new tensor.
+        feedback: (task, data, state) -> (N,) float32, the reward that an agent that learns by a loss gets after a
+            step, where it is poorer than the environment's reward (sparse, for example): the latter then is what
+            meta-training and evaluation go by. None: the reward itself.
+    """
+
+    names: tuple[str, ...]
+    compute: Callable[[Arrays, Arrays, Arrays], Tensor]
+    feedback: Callable[[Arrays, Arrays, Arrays], Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """A task distribution and its dynamics, as pure functions over batched tensors.
 
@@ -142,6 +162,7 @@ class EnvSpec:
         reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
         physics: None for environments that need no simulation.
         drawing: how to draw an environment without physics; None: it has nothing to show.
+        signals: what learned losses read; None: only those that read no state can be used.
         samples_actions: evaluation and videos sample the policy's actions, because acting at random is part of
             solving the task; elsewhere they take the likeliest.
         description: one line for `metarl list`.
@@ -161,6 +182,7 @@ class EnvSpec:
     step_noise: tuple[int, int] = (0, 0)
     physics: Physics | None = None
     drawing: Drawing | None = None
+    signals: Signals | None = None
     samples_actions: bool = False
     description: str = ""
 
@@ -330,6 +352,20 @@ class BatchedEnv:
         self._age = self._age + 1
         self._running = runs_on & (self._age < self.spec.horizon)
         return Step(obs, reward, terminated, runs_on > self._running, success, failed, valid)
+
+    def signals(self) -> tuple[Tensor, Tensor | None]:
+        """What learned losses read of the present state: signals (N, S), zero where they are not finite, and feedback.
+
+        The feedback, (N,), is None where it is the reward of the step; it does not know of ended episodes.
+        """
+        signals = self.spec.signals
+        if signals is None:
+            return self._no_noise, None
+        values = signals.compute(self._task, self._data, self._state)
+        feedback = None
+        if signals.feedback is not None:
+            feedback = signals.feedback(self._task, self._data, self._state).nan_to_num(0.0, 0.0, 0.0)
+        return values.nan_to_num(0.0, 0.0, 0.0), feedback
 
     def pose(self) -> dict[str, Tensor]:
         """What a picture of the worlds needs: "qpos", and "mocap_pos", "mocap_quat" where there are any, (N, ...)."""

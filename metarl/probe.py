@@ -167,6 +167,14 @@ def _observe(probe: _Probe, spec: EnvSpec, task: Arrays, data: Arrays, state: Ar
     obs = probe.call("observe", spec.observe, task, data, state)
     check_tensor(f"{spec.name}: observe", obs, (probe.num_worlds, spec.obs_dim), torch.float32)
     probe.no_views("observe, the observation", {"obs": obs})
+    if spec.signals is None:
+        return
+    values = probe.call("signals.compute", spec.signals.compute, task, data, state)
+    check_tensor(f"{spec.name}: signals", values, (probe.num_worlds, len(spec.signals.names)), torch.float32)
+    probe.no_views("signals.compute, the signals", {"signals": values})
+    if spec.signals.feedback is not None:
+        feedback = probe.call("signals.feedback", spec.signals.feedback, task, data, state)
+        check_tensor(f"{spec.name}: feedback", feedback, (probe.num_worlds,), torch.float32)
 
 
 def _zero_action(spec: EnvSpec, probe: _Probe) -> Tensor:

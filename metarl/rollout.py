@@ -53,6 +53,8 @@ def collect(
     num_episodes: int,
     generator: torch.Generator | None,
     on_step: Callable[[BatchedEnv], None] | None = None,
+    *,
+    reads_signals: bool = False,
 ) -> Rollout:
     """Run one trial of `num_episodes` episodes in every world, on the tasks that the environment holds.
 
@@ -65,6 +67,7 @@ def collect(
         num_episodes: K.
         generator: for sampling actions; None acts deterministically.
         on_step: called after every reset and every step, to watch the worlds (recording).
+        reads_signals: record what learned losses read (`EnvSpec.signals`).
 
     Returns:
         A `Rollout` with T = K * H.
@@ -75,8 +78,11 @@ def collect(
     prev_reward = torch.zeros(num_worlds, device=device)
     prev_done = torch.zeros(num_worlds, device=device)
     observations, actions, log_probs, steps, final = [], [], [], [], []
+    signals, feedback = [], []
     for _ in range(num_episodes):
         obs = env.reset()
+        if reads_signals:
+            signals.append(env.signals()[0])
         if on_step is not None:
             on_step(env)
         for _ in range(env.spec.horizon):
@@ -87,24 +93,33 @@ def collect(
             actions.append(action)
             log_probs.append(log_prob)
             steps.append(step)
+            if reads_signals:
+                seen, got = env.signals()
+                signals.append(seen)
+                feedback.append(step.reward if got is None else torch.where(step.valid & ~step.failed, got, 0.0))
             if on_step is not None:
                 on_step(env)
             obs, prev_reward = step.obs, step.reward
             prev_action = encode_action(action, space)
             prev_done = _over(step)
         final.append(obs)
+    reward = torch.stack([s.reward for s in steps])
+    if not reads_signals:
+        signals = [torch.zeros(num_worlds, 0, device=device)] * (num_episodes * (env.spec.horizon + 1))
     return Rollout(
         task=env.task,
         obs=torch.stack(observations),
         final_obs=torch.stack(final),
         action=torch.stack(actions),
         log_prob=torch.stack(log_probs),
-        reward=torch.stack([s.reward for s in steps]),
+        reward=reward,
         terminated=torch.stack([s.terminated for s in steps]),
         truncated=torch.stack([s.truncated for s in steps]),
         success=torch.stack([s.success for s in steps]),
         failed=torch.stack([s.failed for s in steps]),
         valid=torch.stack([s.valid for s in steps]),
+        signals=torch.stack(signals).unflatten(0, (num_episodes, -1)),
+        feedback=torch.stack(feedback) if reads_signals else reward,
         num_episodes=num_episodes,
     )
 

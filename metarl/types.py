@@ -4,7 +4,7 @@ SHAPE KEY
     B  tasks in a meta-batch              E  episodes per task collected side by side
     N  worlds, N = B * E                  K  episodes of a trial, one after the other
     H  control steps of an episode        T  control steps of a rollout, T = K * H
-    O  observation   A  action   P  task parameters   D  hidden units
+    O  observation   A  action   P  task parameters   D  hidden units   S  signals
 Time first: (T, N, ...).
 
 WORDS
@@ -124,6 +124,9 @@ class Rollout:
         log_prob: (T, N) float32, log-density of the action when it was taken.
         reward: (T, N) float32.
         terminated, truncated, success, failed, valid: (T, N) bool, as in `Step`.
+        signals: (K, H + 1, N, S) float32, what learned losses read of the states before each step and after the
+            last one; S = 0 where `collect` was not asked for them.
+        feedback: (T, N) float32, the reward that a learned loss reads; `reward` where the environment has no other.
         num_episodes: K.
     """
 
@@ -138,6 +141,8 @@ class Rollout:
     success: Tensor
     failed: Tensor
     valid: Tensor
+    signals: Tensor
+    feedback: Tensor
     num_episodes: int
 
     @property
