@@ -103,6 +103,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         make="metarl.learners.reptile:Reptile",
         presets="metarl.learners.gradient_presets:reptile",
     ),
+    "learned-loss": Algorithm(
+        "a loss that is meta-trained, so that a policy learns a task from nothing in a few updates",
+        settings="metarl.learners.learned_loss:LearnedLossConfig",
+        make="metarl.learners.learned_loss:LearnedLossLearner",
+        presets="metarl.learners.loss_presets:learned_loss",
+    ),
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
@@ -26,7 +27,7 @@ from metarl.rl.linear_baseline import linear_baseline
 from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
-from metarl.types import Act, PolicyInput, Rollout
+from metarl.types import Rollout
 
 _STEP_SIZE = "inner_lr."
 _CPU_CHUNK = 4
@@ -137,7 +138,7 @@ class MetaBatch(NamedTuple):
     def sound_tasks(self) -> Tensor:
         """(B,) bool: experience and adapted policies are finite."""
         values = [v for phase in self.phases for v in (phase.obs, phase.advantage)]
-        return _finite(*values, *(v for old in self.acted for v in old))
+        return finite_tasks(*values, *(v for old in self.acted for v in old))
 
     def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
         """The same for some of the tasks: a (B,) bool mask, or a slice."""
@@ -242,14 +243,14 @@ class GradientLearner:
         shared, adapted = self.shared(self.meta_parameters), self.unroll(self.meta_parameters, [], env.num_tasks)[0]
         episodes = []
         for step in range(num_episodes):
-            policy = _TaskPolicies(self, shared | adapted, env.num_tasks)
+            policy = TaskPolicies(self._acting, shared | adapted, env.num_tasks)
             episodes.append(collect(env, policy, 1, generator, on_step))
             if step + 1 < num_episodes:
                 scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
                 support = self.samples(episodes[-1], 0, env.num_tasks)
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
-                sound = _finite(*stepped.values())
-                adapted = {name: torch.where(_like(sound, v), v, adapted[name]) for name, v in stepped.items()}
+                sound = finite_tasks(*stepped.values())
+                adapted = {name: torch.where(like(sound, v), v, adapted[name]) for name, v in stepped.items()}
         return join(episodes)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
@@ -407,6 +408,9 @@ class GradientLearner:
 
         return torch.func.vmap(step)(dict(adapted), support)
 
+    def _acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
+        return self.policy.distribution(parameters, self._normalized(obs))
+
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs else obs
 
@@ -415,32 +419,6 @@ class GradientLearner:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
 
 
-class _TaskPolicies:
-    """The policies of B tasks as one policy over N = B * E worlds; see `metarl.rollout.Policy`."""
-
-    def __init__(self, learner: GradientLearner, parameters: Parameters, num_tasks: int):
-        self._learner, self._parameters, self._num_tasks = learner, parameters, num_tasks
-
-    def initial_memory(self, num_worlds: int) -> Any:
-        return None
-
-    def act(self, inputs: PolicyInput, memory: Any, generator: torch.Generator | None) -> Act:
-        obs = self._learner._normalized(inputs.obs).unflatten(0, (self._num_tasks, -1))  # (B, E, O)
-        distribution = self._learner.policy.distribution(self._parameters, obs)
-        action = distribution.sample(generator)
-        return Act(action.flatten(0, 1), distribution.log_prob(action).flatten(), memory)
-
-
 def task_sum(values: Tensor, samples: Samples) -> Tensor:
     """The mean over the steps of each task that count, summed over tasks: (B, M) -> scalar."""
     return (samples.weight * values).sum()
-
-
-def _finite(*values: Tensor) -> Tensor:
-    """(B,) bool, whether all numbers of a task are finite; each of `values` is (B, ...)."""
-    return torch.stack([torch.isfinite(value).flatten(1).all(1) for value in values]).all(0)
-
-
-def _like(mask: Tensor, value: Tensor) -> Tensor:
-    """A mask over tasks, (B,), that broadcasts against (B, ...)."""
-    return mask.view(-1, *[1] * (value.dim() - 1))

@@ -1,0 +1,189 @@
+"""A loss with everything an inner update needs: credit, policy objective, adaptation to the task, step sizes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from metarl.losses.support import Support
+from metarl.losses.task_encoding import TaskEncoding
+from metarl.nets.distributions import ActionDistribution
+from metarl.nets.mlp_policy import Parameters
+
+LOSS, ENCODING, STEP_SIZE = "loss.", "encoding.", "log_step_size"
+
+
+class InnerLoss(Protocol):
+    """What a policy descends on; written for one task."""
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """The signals of the environment that it reads, by name."""
+        ...
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """All numbers that it reads of a step."""
+        ...
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw its parameters; empty where it has none."""
+        ...
+
+    def __call__(
+        self, parameters: Mapping[str, Tensor], policy: ActionDistribution, support: Support, step: Tensor
+    ) -> Tensor:
+        """A number to descend on.
+
+        Args:
+            parameters: its own.
+            policy: of the parameters in question, in the states of the support, (M, ...).
+            support: the experience.
+            step: how many inner updates the task has had, scalar int64.
+        """
+        ...
+
+
+class Credit(Protocol):
+    """Says how good each step was; the objective of the policy is somebody else's."""
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """See `InnerLoss`."""
+        ...
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """See `InnerLoss`."""
+        ...
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """See `InnerLoss`."""
+        ...
+
+    def advantage(self, parameters: Mapping[str, Tensor], support: Support, step: Tensor) -> Tensor:
+        """How much better than usual each step was, (M,)."""
+        ...
+
+
+Objective = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
+"""(parameters, log ratio (M,), advantage (M,)) -> what the policy ascends on, (M,)."""
+
+
+def log_prob_objective(parameters: Mapping[str, Tensor], log_ratio: Tensor, advantage: Tensor) -> Tensor:
+    """log pi(a|s) A up to a constant: its gradient is the policy gradient."""
+    return log_ratio * advantage
+
+
+@dataclass(frozen=True)
+class PolicyGradientLoss:
+    """L = -E[objective(log pi - log pi_old, A)] with A from a `Credit`.
+
+    Attributes:
+        credit: where A comes from.
+        objective: what is made of it.
+    """
+
+    credit: Credit
+    objective: Objective = log_prob_objective
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Those of the credit."""
+        return self.credit.signals
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Those of the credit."""
+        return self.credit.input_names
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Those of the credit."""
+        return self.credit.initial_parameters(generator)
+
+    def __call__(
+        self, parameters: Mapping[str, Tensor], policy: ActionDistribution, support: Support, step: Tensor
+    ) -> Tensor:
+        """See `InnerLoss`."""
+        log_ratio = policy.log_prob(support.action) - support.log_prob
+        advantage = self.credit.advantage(parameters, support, step)
+        return -(support.weight * self.objective(parameters, log_ratio, advantage)).sum()
+
+
+class AdaptiveLoss:
+    """An inner loss, how it adapts to a task, and the sizes of its steps, as functions of their meta-parameters.
+
+    Meta-parameters are `loss.NAME`, `encoding.NAME` where the loss adapts to the task, and `log_step_size` (K,).
+
+    Args:
+        inner: the loss.
+        num_steps: K, inner updates with a step size of their own; later ones take the last.
+        step_size: at the start.
+        num_epochs: gradient steps that an inner update makes on the same experience.
+        adapts_to_task: let the batch before adaptation modulate the loss.
+    """
+
+    def __init__(
+        self, inner: InnerLoss, num_steps: int, step_size: float, num_epochs: int = 1, adapts_to_task: bool = True
+    ):
+        self.inner = inner
+        self.num_steps = num_steps
+        self.num_epochs = num_epochs
+        self._step_size = step_size
+        shapes = {name: value.shape for name, value in inner.initial_parameters(torch.Generator()).items()}
+        self.encoding: TaskEncoding | None = None
+        if adapts_to_task and shapes:
+            self.encoding = TaskEncoding(2 * len(inner.signals) + 2, shapes)
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw the meta-parameters."""
+        parameters = {LOSS + name: value for name, value in self.inner.initial_parameters(generator).items()}
+        if self.encoding is not None:
+            drawn = self.encoding.initial_parameters(generator)
+            parameters |= {ENCODING + name: value for name, value in drawn.items()}
+        return parameters | {STEP_SIZE: torch.full((self.num_steps,), math.log(self._step_size))}
+
+    def of_task(self, meta: Parameters, support: Support) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss's parameters and the logarithms of step sizes, (K,), for the task that a batch was taken on."""
+        loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
+        if self.encoding is None:
+            return loss, meta[STEP_SIZE]
+        encoding = {name.removeprefix(ENCODING): value for name, value in meta.items() if name.startswith(ENCODING)}
+        z = self.encoding.encode(encoding, support)
+        return self.encoding.modulate(encoding, loss, meta[STEP_SIZE], z)
+
+    def update(
+        self,
+        loss: Parameters,
+        log_step_size: Tensor,
+        policy: Parameters,
+        support: Support,
+        step: Tensor,
+        distribution: Callable[[Parameters, Tensor], ActionDistribution],
+    ) -> dict[str, Tensor]:
+        """One inner update of one task's policy: theta - alpha_k gradient, `num_epochs` times.
+
+        Args:
+            loss, log_step_size: of the task.
+            policy: theta.
+            support: the experience.
+            step: how many updates the task has had.
+            distribution: (theta, observations) -> action distribution.
+        """
+
+        def inner_loss(theta: dict[str, Tensor]) -> Tensor:
+            return self.inner(loss, distribution(theta, support.obs), support, step)
+
+        # A sum and not an index: an index of a batch of tasks has no batched second derivative that is quick.
+        chosen = torch.arange(self.num_steps, device=step.device) == step.clamp(max=self.num_steps - 1)
+        step_size = (chosen * log_step_size).sum().exp()
+        theta = dict(policy)
+        for _ in range(self.num_epochs):
+            gradient = torch.func.grad(inner_loss)(theta)
+            theta = {name: value - step_size * gradient[name] for name, value in theta.items()}
+        return theta

@@ -1,0 +1,78 @@
+"""What a loss is computed from, and credit for later rewards; written for one task, vmapped by callers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_MIN_STD = 1e-3
+"""Below this deviation advantages are not blown up to one: there is nothing to learn from."""
+
+
+class Support(NamedTuple):
+    """What was experienced on one task between two inner updates: E episodes of H steps, M = H * E, step after step.
+
+    Attributes:
+        obs: (M, O), as the policy reads it.
+        action: (M, A), or (M,) int64.
+        log_prob: (M,), of the actions when they were taken.
+        before: (M, S), signals of the state that the action was taken in.
+        after: (M, S), signals of the state after it.
+        effort: (M,), mean square of the action's numbers; 0 for discrete actions.
+        reward: (M,), the feedback that the learning agent gets.
+        ended: (M,), 1 where the episode truly ended in this step, not by its time limit.
+        weight: (M,), sums to one over the steps that count and is zero elsewhere.
+    """
+
+    obs: Tensor
+    action: Tensor
+    log_prob: Tensor
+    before: Tensor
+    after: Tensor
+    effort: Tensor
+    reward: Tensor
+    ended: Tensor
+    weight: Tensor
+
+
+def step_inputs(support: Support) -> Tensor:
+    """What a head that judges steps reads, (M, 2 S + 2): signals, their change, effort and reward."""
+    scalars = torch.stack([support.effort, support.reward], -1)
+    return torch.cat([support.before, support.after - support.before, scalars], -1)
+
+
+def step_input_names(signals: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of `step_inputs`."""
+    return (*signals, *(f"change_of_{name}" for name in signals), "effort", "reward")
+
+
+def credit(reward: Tensor, weight: Tensor, horizon: int, decay: Tensor | float) -> Tensor:
+    """How much better than usual each step turned out, (M,): mean 0 and deviation 1 over the steps that count.
+
+    A_t = sum_j decay^j r_{t+j} - b_t, with b_t the mean over the task's episodes at the same step. With a decay of
+    discount * lambda and a potential for a critic these are generalised advantages (Schulman et al. 2016, eq. 16).
+
+    Args:
+        reward: (M,), zero where it does not count.
+        weight: (M,), as in `Support`.
+        horizon: H.
+        decay: discount * lambda.
+    """
+    reward, weight = reward.unflatten(0, (horizon, -1)), weight.unflatten(0, (horizon, -1))  # (H, E)
+    step = torch.arange(horizon, device=reward.device)
+    distance = step - step.unsqueeze(1)  # (H, H), j of row t
+    decays = torch.where(distance >= 0, torch.as_tensor(decay, dtype=reward.dtype) ** distance.clamp(min=0), 0.0)
+    later = decays.to(reward.dtype) @ reward  # (H, E)
+    present = weight.sum(1, keepdim=True)
+    baseline = (weight * later).sum(1, keepdim=True) / present.clamp(min=1e-12)
+    advantage = later - baseline
+    return standardised(advantage.flatten(), weight.flatten())
+
+
+def standardised(advantage: Tensor, weight: Tensor) -> Tensor:
+    """Shift to mean 0 and scale to deviation 1 over the steps that count; nearly constant ones stay small."""
+    mean = (weight * advantage).sum()
+    variance = (weight * (advantage - mean).square()).sum()
+    return torch.where(weight > 0, (advantage - mean) * (variance + _MIN_STD**2).rsqrt(), 0.0)

@@ -1,0 +1,80 @@
+"""A loss that adapts to its task: what was experienced before adaptation modulates the loss's parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.losses.support import Support, step_inputs
+
+_LARGEST_INPUT = 20.0
+
+
+@dataclass(frozen=True)
+class TaskEncoding:
+    """phi(z) = (1 + b1 gamma(z)) phi + b2 beta(z), with z the mean of e(x_t, x_{t+1} - x_t, |a|^2, r) over a batch.
+
+    gamma and beta are one number for each row of a weight and each bias; weights without bias are only scaled, so that
+    a loss that is zero by construction stays so. Learned step sizes are shifted in the logarithm, by b3 delta(z).
+    b1, b2 and b3 are zero at the start: the loss is then the same for all tasks. The mean does not depend on the order
+    of steps and episodes.
+
+    Source: Baik et al. 2021, MeTAL, eq. 8 and 9; there the task's state is what the loss reads, here an encoding of it.
+
+    Attributes:
+        num_inputs: I, numbers of a step that are encoded.
+        shapes: names and shapes of the loss's parameters.
+        encoding_dim: Z.
+        hidden_dim: width of both networks.
+    """
+
+    num_inputs: int
+    shapes: Mapping[str, torch.Size]
+    encoding_dim: int = 8
+    hidden_dim: int = 32
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Draw parameters; the modulation is the identity."""
+
+        def layer(rows: int, columns: int) -> Tensor:
+            bound = math.sqrt(6 / (rows + columns))
+            return bound * (2 * torch.rand(rows, columns, generator=generator) - 1)
+
+        return {
+            "encode.0.weight": layer(self.hidden_dim, self.num_inputs),
+            "encode.0.bias": torch.zeros(self.hidden_dim),
+            "encode.1.weight": layer(self.encoding_dim, self.hidden_dim),
+            "modulate.0.weight": layer(self.hidden_dim, self.encoding_dim),
+            "modulate.0.bias": torch.zeros(self.hidden_dim),
+            "modulate.1.weight": layer(2 * self._num_rows() + 1, self.hidden_dim),
+            "strength": torch.zeros(3),
+        }
+
+    def encode(self, parameters: Mapping[str, Tensor], support: Support) -> Tensor:
+        """z, (Z,), of one task."""
+        inputs = step_inputs(support).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+        hidden = torch.tanh(inputs @ parameters["encode.0.weight"].mT + parameters["encode.0.bias"])
+        return (support.weight.unsqueeze(-1) * (hidden @ parameters["encode.1.weight"].mT)).sum(0)
+
+    def modulate(
+        self, parameters: Mapping[str, Tensor], loss: Mapping[str, Tensor], log_step_size: Tensor, encoding: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss's parameters and the logarithms of step sizes, (K,), for one task."""
+        hidden = torch.tanh(encoding @ parameters["modulate.0.weight"].mT + parameters["modulate.0.bias"])
+        numbers = torch.tanh(hidden @ parameters["modulate.1.weight"].mT)
+        gain, shift, pace = parameters["strength"].unbind()
+        scales, shifts = (numbers[:-1].unflatten(0, (2, -1)) * torch.stack([gain, shift]).unsqueeze(1)).unbind()
+        adapted, start = {}, 0
+        for name, shape in self.shapes.items():
+            rows = slice(start, start + shape[0])
+            start += shape[0]
+            scale = 1 + scales[rows]
+            adapted[name] = scale * loss[name] + shifts[rows] if len(shape) == 1 else scale.unsqueeze(1) * loss[name]
+        return adapted, log_step_size + pace * numbers[-1]
+
+    def _num_rows(self) -> int:
+        return sum(shape[0] for shape in self.shapes.values())
