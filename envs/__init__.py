@@ -20,6 +20,7 @@ ENVIRONMENTS: dict[str, str] = {
     "bandit": "envs.toy.bandit:make_spec",
     "tabular-mdp": "envs.toy.tabular_mdp:make_spec",
     "point-navigation": "envs.toy.point_navigation:make_spec",
+    "reach-robots": "envs.toy.reach_robots:make_spec",
     "reach-planar": "envs.manipulation.reach_planar:make_spec",
     "track": "envs.driving.track:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",

@@ -13,10 +13,9 @@ from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import SpecError
 from metarl.seeding import make_generator
 from metarl.task_worlds import resolve_spec
-from metarl.tasks import Choice, Parameter, Simplex, TaskDistribution, Uniform
+from metarl.tasks import Choice, Parameter, Simplex, TaskDistribution, Uniform, untrained
 from metarl.types import Discrete, Step
 
-_HELD_OUT = ("interpolation", "extrapolation")
 _MAX_STEPS = 200  # of an episode that is run to be checked
 _MIN_STEPS = 50  # on a task before one may say that it does not depend on a parameter
 
@@ -94,28 +93,36 @@ class _Episodes(NamedTuple):
 
 def _check_ranges(distribution: TaskDistribution, name: str, split: str, tasks: Tensor) -> None:
     named = distribution.unpack(tasks)
+    held_out = distribution.held_out(split)
     num_outside = torch.zeros(tasks.shape[0], dtype=torch.int64)  # parameters outside their train range
     for parameter in distribution.parameters:
         value, prior = named[parameter.name], parameter.distribution
         label = f"{name}: parameter {parameter.name!r} of split {split!r}"
+        more = untrained(prior, split) if parameter.name in held_out else ()
         if isinstance(prior, Choice):
-            if not bool(torch.isin(value, torch.tensor(prior.values)).all()):
-                raise SpecError(f"{label} must be one of {prior.values}, got {value.unique().tolist()[:8]}.")
+            choices = (*prior.values, *more)
+            if not bool(torch.isin(value, torch.tensor(choices)).all()):
+                raise SpecError(f"{label} must be one of {choices}, got {value.unique().tolist()[:8]}.")
+            num_outside += _in_any(~torch.isin(value, torch.tensor(prior.values)))
         elif isinstance(prior, Simplex):
             if bool((value < 0).any()) or not torch.allclose(value.sum(-1), torch.ones(()), atol=1e-4):
                 raise SpecError(f"{label} must be non-negative and sum to 1.")
         elif isinstance(prior, Uniform):
             inside = prior.contains(value, prior.train_intervals())
-            held_out = {"interpolation": (prior.hole,) if prior.hole else (), "extrapolation": prior.shell}
-            allowed = (*prior.train_intervals(), *held_out.get(split, ()))
+            allowed = (*prior.train_intervals(), *more)
             wrong = ~prior.contains(value, allowed)
             if bool(wrong.any()):
                 raise SpecError(f"{label} must lie in {allowed}, got {float(value[wrong][0])}.")
-            num_outside += (~inside).flatten(1).any(1) if parameter.shape else ~inside
-    if split in _HELD_OUT and split not in distribution.fixed and not bool((num_outside == 1).all()):
+            num_outside += _in_any(~inside)
+    if held_out and split not in distribution.fixed and not bool((num_outside == 1).all()):
         raise SpecError(
             f"{name}: split {split!r} must hold out one parameter of each task, got {num_outside.tolist()}."
         )
+
+
+def _in_any(mask: Tensor) -> Tensor:
+    """Whether any number of a parameter is marked: (B, *shape) -> (B,)."""
+    return mask.reshape(len(mask), -1).any(1)
 
 
 def _check_determinism(worlds: BatchedEnv, twin: BatchedEnv, tasks: Tensor, actions: Tensor) -> None:
@@ -158,6 +165,9 @@ def _check_parameter_matters(
     other = worlds.spec.tasks.split("test", tasks.shape[0], seed)
     if torch.equal(other[:, start : start + parameter.size], tasks[:, start : start + parameter.size]):
         other = other.roll(1, 0)
+    prior = parameter.distribution
+    if isinstance(prior, Choice) and len(prior.values) == 1 and prior.held_out:
+        other[:, start : start + parameter.size] = prior.held_out[0]  # training knows one value only
     changed[:, start : start + parameter.size] = other[:, start : start + parameter.size]
     if _equal(_run(worlds, tasks, actions), _run(worlds, changed, actions)):
         raise SpecError(

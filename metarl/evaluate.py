@@ -92,7 +92,7 @@ def evaluate(
         learner: anything with a `trial` method.
         spec: the environment.
         algorithm: name for the record.
-        split: "train", "validation", "test", "interpolation" or "extrapolation", as the environment has them.
+        split: one of `spec.tasks.splits()`.
         num_tasks: B.
         num_episodes: K.
         episodes_per_task: E, worlds of each task; the support of an inner step, or more episodes to average over.

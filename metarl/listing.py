@@ -8,7 +8,7 @@ import envs
 from metarl import learners
 from metarl.env import EnvSpec
 from metarl.errors import UnknownNameError
-from metarl.tasks import Choice, Distribution, Normal, Parameter, Uniform
+from metarl.tasks import Choice, Distribution, Normal, Parameter, TaskDistribution, Uniform
 from metarl.types import Continuous
 
 
@@ -33,7 +33,7 @@ def details(name: str, width: int = 80) -> str:
     if name in envs.names():
         spec = envs.make_spec(name)
         parameters = [_parameter(parameter, width) for parameter in spec.tasks.parameters]
-        return "\n".join([_environment(spec, width), "", *parameters])
+        return "\n".join([_environment(spec, width), "", *parameters, *_shifts(spec.tasks, width)])
     if name in learners.names():
         presets = [f"{env}: {', '.join(learners.preset_names(name, env))}" for env in envs.names()]
         lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
@@ -81,10 +81,25 @@ def _ranges(distribution: Distribution) -> dict[str, str]:
             ranges["extrapolation"] = " ".join(_interval(part) for part in distribution.shell)
         return ranges
     if isinstance(distribution, Choice):
-        return {"train": "one of " + ", ".join(f"{v:g}" for v in distribution.values)}
+        ranges = {"train": _one_of(distribution.values)}
+        if distribution.held_out:
+            ranges["extrapolation"] = _one_of(distribution.held_out)
+        return ranges
     if isinstance(distribution, Normal):
         return {"train": f"normal, mean {distribution.mean:g}, std {distribution.std:g}"}
     return {"train": "flat on the simplex"}
+
+
+def _shifts(tasks: TaskDistribution, width: int) -> list[str]:
+    """The splits that extrapolate in some parameters only, below a blank line."""
+    if not tasks.shifts:
+        return []
+    lines = [f"  {split}: extrapolation in {' or '.join(names)}" for split, names in tasks.shifts.items()]
+    return ["", *(_wrapped(line, width, "  ") for line in ["shifts", *lines])]
+
+
+def _one_of(values: tuple[float, ...]) -> str:
+    return ("one of " if len(values) > 1 else "") + ", ".join(f"{v:g}" for v in values)
 
 
 def _interval(bounds: tuple[float, float]) -> str:

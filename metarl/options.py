@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
 from metarl.errors import ConfigError, UnknownNameError, closest
 
-Split = Literal["train", "validation", "test", "interpolation", "extrapolation"]
 Options = TypeVar("Options")
 
 OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Run = Annotated[Path, tyro.conf.arg(metavar="RUN")]
+Split = Annotated[str, tyro.conf.arg(metavar="SPLIT")]
 Episodes = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 Scale = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
@@ -67,7 +67,7 @@ class EvaluateOptions:
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
     split: Split = "test"
-    """Which tasks."""
+    """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 64
     """How many tasks."""
     episodes: Episodes = None
@@ -97,7 +97,7 @@ class CompareOptions:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN ...")]
     """Run folders on the same environment, or checkpoints of theirs."""
     split: Split = "test"
-    """Which tasks."""
+    """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 64
     """How many tasks."""
     episodes: Episodes = None
@@ -128,7 +128,7 @@ class RecordOptions:
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
     split: Split = "test"
-    """Which tasks."""
+    """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 4
     """Tasks to show."""
     episodes: Episodes = None

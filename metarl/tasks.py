@@ -7,7 +7,8 @@ many are asked for.
 Splits
     train, validation, test  the train range (without its hole); unseen tasks of the same distribution
     interpolation            one parameter in the hole that was cut out of its train range
-    extrapolation            one parameter in the shell outside its train range
+    extrapolation            one parameter in the shell outside its train range, or at a held-out value
+    more by name             `TaskDistribution.shifts`: extrapolation in some of the parameters only
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from metarl.errors import SpecError, UnknownNameError
 from metarl.seeding import make_generator
 
 SPLITS = ("train", "validation", "test", "interpolation", "extrapolation")
+"""Every environment has the first three, and those of the others for which its parameters hold something out."""
+HELD_OUT_SPLITS = ("interpolation", "extrapolation")
 
 Interval = tuple[float, float]
 
@@ -94,20 +97,29 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of a few values, all equally likely."""
+    """One of a few values, all equally likely.
+
+    Attributes:
+        values: those of training.
+        held_out: values that training never sees (split `extrapolation`).
+    """
 
     values: tuple[float, ...]
+    held_out: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) != len(self.values):
             raise SpecError(f"the values of a choice must be there and differ, got {self.values}.")
-        if not all(math.isfinite(value) for value in self.values):
-            raise SpecError(f"a choice has a value that is not finite: {self.values}.")
+        if len({*self.values, *self.held_out}) != len(self.values) + len(self.held_out):
+            raise SpecError(f"held-out values must differ, also from the values {self.values}, got {self.held_out}.")
+        if not all(math.isfinite(value) for value in (*self.values, *self.held_out)):
+            raise SpecError(f"a choice has a value that is not finite: {(*self.values, *self.held_out)}.")
 
-    def draw(self, uniform: Tensor) -> Tensor:
-        """Map uniform numbers in [0, 1) to values."""
-        index = (uniform * len(self.values)).long().clamp(max=len(self.values) - 1)
-        return torch.tensor(self.values, dtype=uniform.dtype)[index]
+    def draw(self, uniform: Tensor, values: Sequence[float] | None = None) -> Tensor:
+        """Map uniform numbers in [0, 1) to values; `values` defaults to those of training."""
+        among = self.values if values is None else tuple(values)
+        index = (uniform * len(among)).long().clamp(max=len(among) - 1)
+        return torch.tensor(among, dtype=uniform.dtype)[index]
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,20 @@ class Simplex:
 
 
 Distribution = Uniform | Choice | Normal | Simplex
+
+
+def untrained(distribution: Distribution, split: str) -> tuple[Any, ...]:
+    """What training never sees of a distribution and a split with held-out parameters draws; empty where there is none.
+
+    Returns:
+        The hole as the only interval (`interpolation`); the intervals of the shell, or held-out values (other splits).
+    """
+    if isinstance(distribution, Uniform):
+        hole = () if distribution.hole is None else (distribution.hole,)
+        return hole if split == "interpolation" else distribution.shell
+    if isinstance(distribution, Choice) and split != "interpolation":
+        return distribution.held_out
+    return ()
 
 
 @dataclass(frozen=True)
@@ -183,10 +209,13 @@ class TaskDistribution:
         parameters: in the order of the columns of a (N, P) task tensor.
         fixed: (num_tasks, P) tensors that take the place of drawn tasks for a split, where the
             literature fixed them.
+        shifts: further splits by name, {split: names of parameters}. In each of its tasks one of these parameters
+            is drawn as in `extrapolation`, all others from their train range.
     """
 
     parameters: tuple[Parameter, ...]
     fixed: dict[str, Tensor] = field(default_factory=dict)
+    shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.parameters]
@@ -194,9 +223,10 @@ class TaskDistribution:
             raise SpecError(f"parameter names must differ, got {names}.")
         if not names:
             raise SpecError("a task distribution needs at least one parameter.")
+        self._check_shifts()
         for split, tasks in self.fixed.items():
-            if split not in SPLITS:
-                raise UnknownNameError("split", split, SPLITS)
+            if split not in (*SPLITS, *self.shifts):
+                raise UnknownNameError("split", split, (*SPLITS, *self.shifts))
             if tasks.dim() != 2 or tasks.shape[0] < 1 or tasks.shape[1] != self.dim or tasks.dtype != torch.float32:
                 got = f"{tuple(tasks.shape)} {tasks.dtype}"
                 raise SpecError(f"fixed[{split!r}] must be (num_tasks, {self.dim}) float32, got {got}.")
@@ -210,11 +240,39 @@ class TaskDistribution:
 
     def splits(self) -> tuple[str, ...]:
         """The splits that these parameters have."""
-        held_out = {"interpolation": self._with("hole"), "extrapolation": self._with("shell")}
-        return tuple(s for s in SPLITS if s in self.fixed or s not in held_out or held_out[s])
+        known = tuple(s for s in SPLITS if s in self.fixed or s not in HELD_OUT_SPLITS or self._held_out(s))
+        return (*known, *self.shifts)
 
-    def _with(self, attribute: str) -> list[Parameter]:
-        return [p for p in self.parameters if getattr(p.distribution, attribute, None)]
+    def held_out(self, split: str) -> tuple[str, ...]:
+        """The parameters of which one is outside its train range in each task of a split; none in those of training.
+
+        Raises:
+            UnknownNameError: these parameters have no such split.
+        """
+        if split not in self.splits():
+            raise UnknownNameError("split", split, self.splits())
+        return tuple(parameter.name for parameter in self._held_out(split))
+
+    def _held_out(self, split: str) -> list[Parameter]:
+        if split in self.shifts:
+            return [p for p in self.parameters if p.name in self.shifts[split]]
+        return [p for p in self.parameters if split in HELD_OUT_SPLITS and untrained(p.distribution, split)]
+
+    def _check_shifts(self) -> None:
+        by_name = {p.name: p for p in self.parameters}
+        for split, names in self.shifts.items():
+            if split in SPLITS:
+                raise SpecError(f"shift {split!r} is named like a built-in split; those are {', '.join(SPLITS)}.")
+            if not split or not isinstance(names, tuple) or not names:
+                raise SpecError(f"shift {split!r} needs a name and a tuple of parameters, (name, ...), got {names!r}.")
+            for name in names:
+                if name not in by_name:
+                    raise UnknownNameError(f"task parameter in shift {split!r}", name, by_name)
+                if not untrained(by_name[name].distribution, split):
+                    raise SpecError(
+                        f"shift {split!r}: parameter {name!r} has no held-out range; "
+                        "give its Uniform a shell, or its Choice held_out values."
+                    )
 
     def sample(self, split: str, num_tasks: int, generator: torch.Generator) -> Tensor:
         """Draw tasks of a split.
@@ -230,9 +288,8 @@ class TaskDistribution:
         Raises:
             UnknownNameError: these parameters have no such split.
         """
-        attribute = {"interpolation": "hole", "extrapolation": "shell"}.get(split)
-        candidates = self._with(attribute) if attribute else []
-        if split not in SPLITS or (attribute and not candidates):
+        candidates = self._held_out(split)
+        if split not in (*SPLITS, *self.shifts) or (split in HELD_OUT_SPLITS and not candidates):
             raise UnknownNameError("split", split, self.splits())
         uniform = torch.rand(num_tasks, 1 + self.dim, generator=generator, dtype=torch.float64)
         held_out = (uniform[:, 0] * max(len(candidates), 1)).long()  # (B,) which parameter is held out
@@ -240,11 +297,10 @@ class TaskDistribution:
         for parameter in self.parameters:
             u = uniform[:, start : start + parameter.size].reshape(num_tasks, *parameter.shape)
             value = parameter.distribution.draw(u)
-            if parameter in candidates and isinstance(parameter.distribution, Uniform):
-                hole, shell = parameter.distribution.hole, parameter.distribution.shell
-                intervals = (hole,) if attribute == "hole" and hole else shell
+            if parameter in candidates and isinstance(parameter.distribution, (Uniform, Choice)):
+                outside = parameter.distribution.draw(u, untrained(parameter.distribution, split))
                 chosen = (held_out == candidates.index(parameter)).reshape(-1, *[1] * len(parameter.shape))
-                value = torch.where(chosen, parameter.distribution.draw(u, intervals), value)
+                value = torch.where(chosen, outside, value)
             columns.append(value.reshape(num_tasks, -1))
             start += parameter.size
         return torch.cat(columns, 1).to(torch.float32)

@@ -51,6 +51,16 @@ def test_the_details_show_shapes_units_and_other_distributions():
     assert "train one of -1, 1" in details("track")
 
 
+def test_the_details_show_held_out_values_and_shifts():
+    text = details("reach-robots")
+    assert "      train one of 0, 1; extrapolation one of 2, 3" in text and "      train 0; extrapolation 1" in text
+    assert text.endswith(
+        "\n\n  shifts\n    directions: extrapolation in goal_direction\n    distances: extrapolation in goal_distance\n"
+        "    dynamics: extrapolation in mass or friction or gain or swapped\n    robots: extrapolation in robot"
+    )
+    assert max(map(len, details("reach-robots", 40).splitlines())) <= 40
+
+
 def test_the_details_of_an_algorithm_show_its_presets():
     lines = details("oracle").splitlines()
     assert lines[0].startswith("oracle: ") and "    reach-planar: default, quick" in lines

@@ -97,6 +97,60 @@ def test_train_validation_and_test_leave_the_hole_and_the_shell_alone():
             assert bool(parameter.distribution.contains(value, parameter.distribution.train_intervals()).all())
 
 
+ROBOT = Parameter("robot", "1", Choice((0.0, 1.0), held_out=(2.0, 3.0)))
+SHIFTED = TaskDistribution((GRIP, MASS, SIDE, ROBOT), shifts={"surface": ("grip",), "bodies": ("robot", "mass")})
+
+
+def outside_train(tasks, split, num_tasks=300):
+    """Which parameters lie outside their train range, {name: (B,) bool}, and the parameters by name."""
+    named = tasks.unpack(tasks.split(split, num_tasks))
+    outside = {"side": ~torch.isin(named["side"], torch.tensor(SIDE.distribution.values))}
+    outside["robot"] = ~torch.isin(named["robot"], torch.tensor(ROBOT.distribution.values))
+    for parameter in (GRIP, MASS):
+        value, prior = named[parameter.name], parameter.distribution
+        outside[parameter.name] = ~prior.contains(value, prior.train_intervals())
+    return outside, named
+
+
+def test_held_out_values_of_a_choice_are_seen_in_extrapolation_only():
+    for split in ("train", "validation", "test", "interpolation"):
+        assert SHIFTED.unpack(SHIFTED.split(split, 300))["robot"].unique().tolist() == [0.0, 1.0]
+    outside, named = outside_train(SHIFTED, "extrapolation")
+    assert named["robot"][outside["robot"]].unique().tolist() == [2.0, 3.0]
+    assert bool((sum(mask.long() for mask in outside.values()) == 1).all())
+    assert all(60 < int(outside[name].sum()) < 140 for name in ("grip", "mass", "robot"))
+
+
+def test_a_shift_extrapolates_in_one_of_its_parameters_and_in_no_other():
+    assert SHIFTED.splits() == ("train", "validation", "test", "interpolation", "extrapolation", "surface", "bodies")
+    assert SHIFTED.held_out("bodies") == ("mass", "robot") and SHIFTED.held_out("test") == ()
+    outside, named = outside_train(SHIFTED, "surface")
+    assert bool(outside["grip"].all()) and not bool((outside["mass"] | outside["robot"] | outside["side"]).any())
+    assert bool(GRIP.distribution.contains(named["grip"], GRIP.distribution.shell).all())
+    outside, _ = outside_train(SHIFTED, "bodies")
+    assert not bool((outside["grip"] | outside["side"]).any())
+    assert bool((outside["mass"] ^ outside["robot"]).all())
+    assert 100 < int(outside["robot"].sum()) < 200
+
+
+def test_shifts_and_held_out_values_leave_the_other_splits_as_they_are():
+    plain = TaskDistribution((GRIP, MASS, SIDE, Parameter("robot", "1", Choice((0.0, 1.0)))))
+    for split in ("train", "validation", "test", "interpolation"):
+        assert torch.equal(SHIFTED.split(split, 100), plain.split(split, 100))
+    unshifted = TaskDistribution(SHIFTED.parameters)
+    assert torch.equal(SHIFTED.split("extrapolation", 100), unshifted.split("extrapolation", 100))
+
+
+def test_the_first_tasks_of_a_shift_do_not_depend_on_how_many_are_asked_for():
+    for split in SHIFTED.splits():
+        assert torch.equal(SHIFTED.split(split, 5), SHIFTED.split(split, 200)[:5])
+
+
+def test_a_shift_of_an_unknown_parameter_is_told_with_those_there_are():
+    with pytest.raises(UnknownNameError, match=r"in shift 'surface' 'girp'\. Did you mean 'grip'"):
+        TaskDistribution((GRIP,), shifts={"surface": ("girp",)})
+
+
 def test_only_declared_splits_exist():
     plain = TaskDistribution((SIDE,))
     assert plain.splits() == ("train", "validation", "test")
@@ -141,6 +195,8 @@ def test_unpack_names_the_columns_and_pack_undoes_it():
         (lambda: Choice(()), "must be there and differ"),
         (lambda: Choice((1.0, 1.0)), "must be there and differ"),
         (lambda: Choice((1.0, math.nan)), "not finite"),
+        (lambda: Choice((1.0,), held_out=(2.0, 1.0)), "held-out values must differ, also from the values (1.0,)"),
+        (lambda: Choice((1.0,), held_out=(math.inf,)), "not finite"),
         (lambda: Normal(0.0, 0.0), "positive std"),
         (lambda: Parameter("two words", "m", Normal(0.0, 1.0)), "not a Python identifier"),
         (lambda: Parameter("p", "1", (0.0, 1.0)), "distribution must be Uniform, Choice, Normal or Simplex"),
@@ -151,6 +207,10 @@ def test_unpack_names_the_columns_and_pack_undoes_it():
         (lambda: TaskDistribution((GRIP,), {"test": torch.zeros(3, 2)}), "must be (num_tasks, 1) float32"),
         (lambda: TaskDistribution((GRIP,), {"test": torch.zeros(3, 1).double()}), "got (3, 1) torch.float64"),
         (lambda: TaskDistribution((GRIP,), {"test": torch.full((3, 1), math.nan)}), "contains NaN"),
+        (lambda: TaskDistribution((GRIP,), shifts={"test": ("grip",)}), "'test' is named like a built-in split"),
+        (lambda: TaskDistribution((GRIP,), shifts={"surface": ()}), "shift 'surface' needs a name and a tuple"),
+        (lambda: TaskDistribution((GRIP,), shifts={"surface": "grip"}), "tuple of parameters, (name, ...), got 'grip'"),
+        (lambda: TaskDistribution((SIDE,), shifts={"sides": ("side",)}), "parameter 'side' has no held-out range"),
     ],
 )
 def test_a_wrong_declaration_is_refused_and_named(make, message):

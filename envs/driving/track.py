@@ -57,6 +57,13 @@ End: terminated when the middle of the car leaves the road (|lateral error| > wi
     exceeds 90 degrees. From then on the car brakes.
 Success: a stage of 5 m within the episode, from the start line, without leaving the road.
 Start: on the start line, rolling at 3 m/s, up to 0.1 m and 0.05 rad off the centreline.
+Signals
+    line_offset      from the swept line, left positive, / half the road's width
+    edge_distance    to the nearer edge of the road, / half its width; negative beside it
+    heading_error    rad, left positive
+    progress_speed   along the centreline / 5 m/s
+    slip             lateral velocity of the rear axle / 1 m/s
+    steering         servo angle / 0.42 rad
 Horizon: 60 steps (2.4 s), an option of `make_spec`: short, so that searching for the line costs a good part of the
     first episode, and a trial of three stays short.
 
@@ -77,7 +84,7 @@ import torch
 from torch import Tensor
 
 from envs.driving import roads, scene
-from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from metarl.env import EnvSpec, Noise, Outcome, Physics, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -112,6 +119,8 @@ GRAVEL_COST = 0.5
 """What a step in deep gravel costs."""
 STAGE_M = 5.0
 """Way along the road that counts as success."""
+
+SIGNAL_NAMES = ("line_offset", "edge_distance", "heading_error", "progress_speed", "slip", "steering")
 
 PARAMETERS = (
     Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.15, 0.4), (1.1, 1.5))), "grip of the road, hidden"),
@@ -174,6 +183,7 @@ def make_spec(horizon: int = 60) -> EnvSpec:
             max_constraints=4,
             scene=draw,
         ),
+        signals=Signals(SIGNAL_NAMES, signals),
         description="a car on a gravel road with a hidden swept line; grip, vehicle and road differ",
     )
 
@@ -285,6 +295,21 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     success = (foot.distance >= STAGE_M) & ~off_road
     after = {"distance": foot.distance, "advance": advance, "pose": pose, "prev_action": action, "off_road": off_road}
     return Outcome(after, reward.masked_fill(leaves, -1.0), leaves, success)
+
+
+def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+    """The signal table of the module's docstring."""
+    lateral, heading_error = state["pose"].unbind(1)
+    sensors, half_width = data["sensordata"], task["width"] / 2
+    columns = [
+        (lateral - task["line_m"]) / half_width,
+        1.0 - lateral.abs() / half_width,
+        heading_error,
+        state["advance"] / (REFERENCE_SPEED * CONTROL_DT_S),
+        sensors[:, 3] - AXLE_M * sensors[:, 1],
+        sensors[:, 0] / MAX_STEER_RAD,
+    ]
+    return torch.stack(columns, 1)  # (N, 6)
 
 
 def draw(task: Arrays) -> mujoco.MjModel:

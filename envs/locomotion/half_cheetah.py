@@ -27,6 +27,12 @@ OBSERVATION (20 numbers)
     8-16   joint velocities: x, z (m/s), pitch, six joints (rad/s)
     17-19  a position (m), see the table
 
+SIGNALS
+    log_error        log(1 + |v - velocity| / 1 m/s); half-cheetah-dir instead: progress_speed, direction v / 2 m/s
+    uprightness      cosine of the pitch
+    pitch_rate       / 10 rad/s
+Right after a reset v is the velocity that the torso starts with.
+
 DEVIATIONS. The body is gymnasium's model file (the rllab file has the same numbers) on MuJoCo >= 4.0; the
 originals ran on MuJoCo 1.3 (MAML) and 1.5 (PEARL), whose contact solver differs, so returns need not agree
 with the papers'. MAML's centre-of-mass velocity is MuJoCo's `subtreelinvel` sensor of the torso.
@@ -51,11 +57,13 @@ from envs.locomotion.bodies import (
     load_body,
     paint_ground,
 )
-from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from metarl.env import EnvSpec, Noise, Outcome, Physics, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
 _CONTROL_COST = 0.05
+_TYPICAL_M_S = 2.0
+_TYPICAL_RAD_S = 10.0
 _PEARL_SEED, _PEARL_TASKS, _PEARL_TRAIN, _PEARL_TEST = 1337, 130, 100, 30
 
 
@@ -70,7 +78,7 @@ def make_vel_maml(horizon: int = 200, frame_skip: int = 1) -> EnvSpec:
     Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; cbfinn/maml_rl half_cheetah_env_rand.py.
     """
     tasks = TaskDistribution((_velocity(2.0, 3.0),))
-    return _make("half-cheetah-vel-maml", tasks, _track_velocity, horizon, frame_skip, is_rllab=True)
+    return _make("half-cheetah-vel-maml", tasks, _track_velocity, _ERROR, horizon, frame_skip, is_rllab=True)
 
 
 def make_vel_pearl(horizon: int = 200) -> EnvSpec:
@@ -86,7 +94,7 @@ def make_vel_pearl(horizon: int = 200) -> EnvSpec:
     velocities = torch.from_numpy(drawn).to(torch.float32).unsqueeze(1)  # (130, P=1)
     fixed = {"train": velocities[:_PEARL_TRAIN], "test": velocities[-_PEARL_TEST:]}
     tasks = TaskDistribution((_velocity(3.0, 4.0),), fixed)
-    return _make("half-cheetah-vel-pearl", tasks, _track_velocity, horizon, 5, is_rllab=False)
+    return _make("half-cheetah-vel-pearl", tasks, _track_velocity, _ERROR, horizon, 5, is_rllab=False)
 
 
 def make_dir(horizon: int = 200) -> EnvSpec:
@@ -98,7 +106,8 @@ def make_dir(horizon: int = 200) -> EnvSpec:
     Source: katerakelly/oyster half_cheetah_dir.py. MAML's own version differs as its velocity task does.
     """
     direction = Parameter("direction", "1", Choice((-1.0, 1.0)), "1 to run forward, -1 backward")
-    return _make("half-cheetah-dir", TaskDistribution((direction,)), _follow_direction, horizon, 5, is_rllab=False)
+    tasks = TaskDistribution((direction,))
+    return _make("half-cheetah-dir", tasks, _follow_direction, _PROGRESS, horizon, 5, is_rllab=False)
 
 
 def _velocity(high: float, shell_end: float) -> Parameter:
@@ -114,10 +123,22 @@ def _follow_direction(task: Arrays, velocity: Tensor) -> Tensor:
     return task["direction"] * velocity
 
 
+def _log_error(task: Arrays, velocity: Tensor) -> Tensor:
+    return (velocity - task["velocity"]).abs().log1p()
+
+
+def _progress_speed(task: Arrays, velocity: Tensor) -> Tensor:
+    return task["direction"] * velocity / _TYPICAL_M_S
+
+
+_ERROR, _PROGRESS = ("log_error", _log_error), ("progress_speed", _progress_speed)
+
+
 def _make(
     name: str,
     tasks: TaskDistribution,
     forward_reward: Callable[[Arrays, Tensor], Tensor],
+    forward_signal: tuple[str, Callable[[Arrays, Tensor], Tensor]],
     horizon: int,
     frame_skip: int,
     is_rllab: bool,
@@ -134,10 +155,12 @@ def _make(
     torso_id = model.body("torso").id
     torso_height_m = float(model.body("torso").pos[2])
     control_dt_s = float(model.opt.timestep) * frame_skip
+    signal_name, speed_signal = forward_signal
 
     def reset(task: Arrays, noise: Noise) -> Start:
         qpos = 0.01 * noise.normal[:, :9] if is_rllab else 0.2 * noise.uniform - 0.1  # (N, 9), around qpos0 = 0
-        return Start(state={"x": qpos[:, 0]}, writes={"qpos": qpos, "qvel": 0.1 * noise.normal[:, -9:]})
+        qvel = 0.1 * noise.normal[:, -9:]
+        return Start(state={"x": qpos[:, 0], "velocity": qvel[:, 0]}, writes={"qpos": qpos, "qvel": qvel})
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
         qpos = data["qpos"]
@@ -150,9 +173,15 @@ def _make(
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
-        velocity = data["sensordata"][:, 0] if is_rllab else (x - state["x"]) / control_dt_s  # (N,) m/s
+        velocity = data["sensordata"][:, 0].clone() if is_rllab else (x - state["x"]) / control_dt_s  # (N,) m/s
         reward = torch.sub(forward_reward(task, velocity), action.square().sum(1), alpha=_CONTROL_COST)
-        return Outcome(state={"x": x}, reward=reward, terminated=torch.zeros_like(x, dtype=torch.bool))
+        after = {"x": x, "velocity": velocity}
+        return Outcome(after, reward=reward, terminated=torch.zeros_like(x, dtype=torch.bool))
+
+    def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        pitch, pitch_rate = data["qpos"][:, 2], data["qvel"][:, 2]
+        columns = [speed_signal(task, state["velocity"]), pitch.cos(), pitch_rate / _TYPICAL_RAD_S]
+        return torch.stack(columns, 1)  # (N, 3)
 
     return EnvSpec(
         name=name,
@@ -173,6 +202,7 @@ def _make(
             max_constraints=80,  # 16 contacts of 4 rows, 6 joint limits
             scene=_scene,
         ),
+        signals=Signals((signal_name, "uprightness", "pitch_rate"), signals),
         description=f"half-cheetah, hidden {tasks.parameters[0].name}",
     )
 

@@ -24,6 +24,10 @@ START    tip 0.18 m in front of the base, joints (-1.2, 2.4) rad + U(-0.1, 0.1),
 REWARD   1 - tanh(5 d) per step, d the distance (m) between tip and goal after the step; in [0, 1]
 END      after 20 control steps (0.8 s), never earlier
 SUCCESS  d < 3 cm for 5 control steps (0.2 s) in a row
+SIGNALS  log_distance    log(1 + d / 0.1 m)
+         closing_speed   v.u / 1 m/s, v the velocity of the tip, u the unit vector to the goal
+         lateral_speed   |v.w| / 1 m/s, w across u
+FEEDBACK 1 where d < 3 cm, else 0
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ import mujoco
 import torch
 from torch import Tensor
 
-from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from envs.reaching import SIGNAL_NAMES, reaching_signals
+from metarl.env import EnvSpec, Noise, Outcome, Physics, Signals, Start
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -44,6 +49,8 @@ _GOAL_HEIGHT_M = 0.004
 _SUCCESS_RADIUS_M = 0.03
 _SUCCESS_STEPS = 5
 _DISTANCE_SCALE = 5.0  # 1/m
+_LOG_DISTANCE_M = 0.1
+_TYPICAL_M_S = 1.0
 
 _PARAMETERS = (
     Parameter(
@@ -82,6 +89,7 @@ def make_spec(horizon: int = 20) -> EnvSpec:
     )
     tip_id = model.site("tip").id
     payload_id = model.body("payload").id
+    upper_arm_m = float(model.body("forearm").pos[0])
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
         qpos, tip = data["qpos"], data["site_xpos"][:, tip_id, :2]
@@ -97,6 +105,18 @@ def make_spec(horizon: int = 20) -> EnvSpec:
             terminated=torch.zeros_like(held, dtype=torch.bool),
             success=held >= _SUCCESS_STEPS,
         )
+
+    def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        tip, shoulder, speed = data["site_xpos"][:, tip_id, :2], data["qpos"][:, :1], data["qvel"]
+        elbow = upper_arm_m * torch.cat([shoulder.cos(), shoulder.sin()], 1)  # (N, 2)
+        # Each joint turns the tip around itself; the shoulder stands at the origin.
+        swing = speed[:, :1] * tip + speed[:, 1:] * (tip - elbow)
+        velocity = torch.stack([-swing[:, 1], swing[:, 0]], 1)  # (N, 2)
+        return reaching_signals(task["goal"] - tip, velocity, _LOG_DISTANCE_M, _TYPICAL_M_S)
+
+    def feedback(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        distance = torch.linalg.vector_norm(data["site_xpos"][:, tip_id, :2] - task["goal"], dim=1)
+        return (distance < _SUCCESS_RADIUS_M).to(torch.float32)
 
     def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
         num_worlds = task["gain_scale"].shape[0]
@@ -135,6 +155,7 @@ def make_spec(horizon: int = 20) -> EnvSpec:
             max_contacts=1,
             max_constraints=4,
         ),
+        signals=Signals(SIGNAL_NAMES, signals, feedback),
         description="two-link arm, hidden goal and dynamics",
     )
 

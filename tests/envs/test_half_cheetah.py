@@ -147,3 +147,18 @@ def test_the_drawn_scene_moves_like_the_simulated_model(name):
     assert len(posts) == 121
     assert not scene.geom_contype[posts].any() and not scene.geom_conaffinity[posts].any()
     np.testing.assert_allclose(scene.body_mass, model.body_mass, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir"])
+def test_signals_say_what_the_reward_says_of_the_speed(name):
+    env = envs.make(name, 4, seed=2)
+    env.reset()
+    assert bool(torch.isfinite(env.signals()[0]).all())
+    action = torch.linspace(-1, 1, 24).reshape(4, 6)
+    for _ in range(5):
+        reward = env.step(action).reward + 0.05 * action.square().sum(1)
+        signals, feedback = env.signals()
+        said = 2.0 * signals[:, 0] if name == "half-cheetah-dir" else -signals[:, 0].expm1()
+        torch.testing.assert_close(said, reward, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(signals[:, 1], env._data["qpos"][:, 2].cos())
+    assert feedback is None

@@ -3,6 +3,7 @@
 import math
 
 import mujoco
+import numpy as np
 import torch
 
 import envs
@@ -136,3 +137,30 @@ def test_the_video_camera_sees_the_whole_workspace():
         half = math.tan(math.radians(model.cam_fovy[camera]) / 2)
         # A camera looks along its -z; a picture is at least as wide as high.
         assert z < 0 and abs(x / z) < half and abs(y / z) < half
+
+
+def test_signals_are_the_distance_and_the_velocity_of_the_tip():
+    env = envs.make("reach-planar", 8, seed=3)
+    env.reset()
+    generator = torch.Generator().manual_seed(0)
+    tip_id = env.spec.physics.model.site("tip").id
+    for _ in range(6):
+        env.step(2 * torch.rand(8, 2, generator=generator) - 1)
+    signals, feedback = env.signals()
+    offset = env._task["goal"] - env._data["site_xpos"][:, tip_id, :2]
+    distance = offset.norm(dim=1)
+    torch.testing.assert_close(signals[:, 0], (distance / 0.1).log1p(), atol=1e-5, rtol=1e-5)
+    assert torch.equal(feedback, (distance < 0.03).float())
+    # MuJoCo's own Jacobian of the tip.
+    model = env.spec.physics.model
+    for world in range(8):
+        data = mujoco.MjData(model)
+        data.qpos[:] = env._data["qpos"][world]
+        mujoco.mj_forward(model, data)
+        jacobian = np.zeros((3, 2))
+        mujoco.mj_jacSite(model, data, jacobian, None, tip_id)
+        velocity = torch.from_numpy(jacobian[:2] @ env._data["qvel"][world].double().numpy()).float()
+        towards = offset[world] / distance[world]
+        across = torch.stack([-towards[1], towards[0]])
+        expected = torch.stack([velocity @ towards, (velocity @ across).abs()])
+        torch.testing.assert_close(signals[world, 1:], expected, atol=1e-4, rtol=1e-3)

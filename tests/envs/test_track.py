@@ -441,3 +441,22 @@ def test_both_engines_drive_the_same():
         assert ((obs[0] - obs[1]).abs().amax(1) <= neighbours + 1e-6).all()
         # A tenth of a millimetre beside the swept line costs 2.5e-4.
         torch.testing.assert_close(steps[0].reward, steps[1].reward, atol=6e-4, rtol=0)
+
+
+def test_signals_agree_with_the_observation_and_the_reward():
+    env = BatchedEnv(SPEC, 8, seed=1)
+    tasks = SPEC.tasks.split("test", 8)
+    env.set_tasks(tasks)
+    obs = env.reset()
+    named = SPEC.tasks.unpack(tasks)
+    for time in range(10):
+        signals, feedback = env.signals()
+        assert feedback is None
+        line_offset, edge_distance, heading_error, progress_speed, _, steering = signals.unbind(1)
+        torch.testing.assert_close(line_offset, obs[:, 5] - named["swept_line"], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(edge_distance, 1 - obs[:, 5].abs(), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(heading_error, 0.5 * obs[:, 6], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(steering, obs[:, 0], atol=1e-5, rtol=1e-4)
+        if time == 0:
+            torch.testing.assert_close(progress_speed, torch.full((8,), 3.0 / 5.0))
+        obs = env.step(torch.tensor([[0.2, 0.3]]).expand(8, 2)).obs
