@@ -51,6 +51,7 @@ def train(arguments: list[str]) -> int:
         env_options=_env_options(options.env_options),
         seed=options.seed,
         device=resolve_device(options.device),
+        num_train_tasks=options.num_train_tasks,
         torch_threads=options.torch_threads,
         physics_threads=options.physics_threads,
     )
@@ -271,6 +272,7 @@ def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[s
         "env_options": tuple(f"{name}={json.dumps(value)}" for name, value in config.env_options.items()),
         "seed": config.seed,
         "device": config.device,
+        "num_train_tasks": config.num_train_tasks,
         "torch_threads": config.torch_threads,
         "physics_threads": config.physics_threads,
     }

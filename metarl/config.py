@@ -22,6 +22,7 @@ class RunConfig:
         env_options: keyword arguments of the environment's factory.
         seed: of everything random.
         device: "cpu" or "cuda".
+        num_train_tasks: train on the first so many tasks of the split `train` alone; 0: on all, or fresh ones.
         torch_threads: threads of one torch operation on the CPU; beside the physics pool one is usually the fastest.
             Rounding may depend on it.
         physics_threads: threads of the CPU physics engine, 0 for all cores.
@@ -33,6 +34,7 @@ class RunConfig:
     env_options: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     device: str = "cpu"
+    num_train_tasks: int = 0
     torch_threads: int = 1
     physics_threads: int = 0
 
@@ -40,6 +42,8 @@ class RunConfig:
         if not isinstance(self.settings, settings_type(self.algorithm)):
             expected = settings_type(self.algorithm).__name__
             raise ConfigError(f"{self.algorithm} takes {expected}, got {type(self.settings).__name__}.")
+        if self.num_train_tasks < 0:
+            raise ConfigError(f"num_train_tasks must be at least 0, got {self.num_train_tasks}.")
         if self.torch_threads < 1 or self.physics_threads < 0:
             raise ConfigError(
                 f"torch_threads must be at least 1 and physics_threads at least 0, "

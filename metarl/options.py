@@ -48,6 +48,8 @@ class TrainOptions:
     """Go on with the run in the folder, from its newest whole checkpoint."""
     env_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
     """Options of the environment, such as num_arms=10."""
+    num_train_tasks: int = 0
+    """Train on the first so many tasks of the split train alone; 0: on all, or fresh ones at every update."""
     torch_threads: int = 1
     """Threads of torch on the CPU."""
     physics_threads: int = 0

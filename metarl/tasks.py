@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -327,6 +327,10 @@ class TaskDistribution:
             tasks = self.fixed["train"]
             return tasks[torch.randint(len(tasks), (num_tasks,), generator=generator)]
         return self.sample("train", num_tasks, generator)
+
+    def with_train_tasks(self, num_tasks: int) -> TaskDistribution:
+        """The same parameters with the first tasks of the split `train` as the only ones to train on."""
+        return replace(self, fixed={**self.fixed, "train": self.split("train", num_tasks)})
 
     def of_worlds(self, parameters: Tensor, num_worlds: int, name: str) -> Tensor:
         """The task of each of N worlds, (N, P): B tasks, (B, P), for N / B neighbouring worlds each.

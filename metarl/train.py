@@ -120,6 +120,7 @@ class _Training:
         worlds, threads = config.settings.num_worlds, config.physics_threads
         self.env = BatchedEnv(spec, worlds, device=config.device, num_threads=threads, seed=config.seed)
         self.validation_env: BatchedEnv | None = None
+        self.tasks = spec.tasks.with_train_tasks(config.num_train_tasks) if config.num_train_tasks else spec.tasks
         self.task_generator = make_generator(config.seed, "tasks")
         self.update = self.env_steps = self.failed_episodes = self.saved_update = 0
 
@@ -128,7 +129,7 @@ class _Training:
         started = time.perf_counter()
         progress = self.env_steps / self.config.settings.total_steps
         num_tasks = self.env.num_worlds // self.config.settings.episodes_per_task
-        tasks = self.spec.tasks.sample_train(num_tasks, self.task_generator)
+        tasks = self.tasks.sample_train(num_tasks, self.task_generator)
         self.env.set_tasks(tasks)
         before = copy.deepcopy(self.learner.state_dict())
         rollout = self.learner.collect(self.env)

@@ -17,7 +17,7 @@ LAYERS = [
     {"metarl.types", "metarl.errors", "metarl.seeding", "metarl.files"},
     {"metarl.tasks", "metarl.physics"},
     {"metarl.env"},
-    {"metarl.rollout", "metarl.nets", "metarl.rl"},
+    {"metarl.rollout", "metarl.nets", "metarl.rl", "metarl.losses"},
     {"metarl.learners"},
     {"metarl.config"},
     {"metarl.evaluate", "metarl.record"},

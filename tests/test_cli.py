@@ -15,6 +15,8 @@ import torch
 
 from metarl.checkpoint import newest_checkpoint
 from metarl.cli import main
+from metarl.run import read_config
+from metarl.run_folder import open_run
 
 
 def run(*arguments):
@@ -155,6 +157,15 @@ def test_learners_of_all_kinds_are_compared_by_what_they_spend(trained, gradient
     assert values["rl2"]["env_steps_spent"] == [0, 5] and values["maml-trpo"]["env_steps_spent"] == [0, 20]
     assert values["from scratch"]["env_steps_spent"][0] == 0 and len(values["from scratch"]["returns"]) == 2
     assert out.stat().st_size > 10_000 and out.with_suffix(".svg").exists()
+
+
+def test_ppo_takes_a_loss_and_one_task(tmp_path, refused):
+    assert train(tmp_path / "run", "--loss", "dpo", "--num-train-tasks", 1, algorithm="ppo") == 0
+    assert run("train", "ppo", "--env", "reach-planar", "--out", tmp_path / "run", "--resume") == 0
+    config = read_config(open_run(tmp_path / "run").config, tmp_path / "run")
+    assert (config.settings.loss, config.settings.memory, config.num_train_tasks) == ("dpo", False, 1)
+    line = refused("train", "ppo", "--env", "bandit", "--loss", "dop", "--out", tmp_path / "x")
+    assert "unknown loss 'dop'. Did you mean 'dpo'? Available: clip, dpo." in line and not (tmp_path / "x").exists()
 
 
 def test_what_a_comparison_cannot_do_is_one_line(trained, gradient, tmp_path, refused):

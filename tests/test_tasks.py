@@ -169,6 +169,15 @@ def test_fixed_tasks_take_the_place_of_drawn_ones():
     assert set(drawn.flatten().tolist()) == {1.0, 2.0, 3.0}
 
 
+def test_training_can_be_limited_to_the_first_tasks_of_the_train_split():
+    limited = TASKS.with_train_tasks(2)
+    first = TASKS.split("train", 2)
+    assert torch.equal(limited.sample_train(50, make_generator(0, "tasks")).unique(dim=0), first.unique(dim=0))
+    assert torch.equal(limited.split("test", 5), TASKS.split("test", 5))
+    again = limited.with_train_tasks(1).sample_train(3, make_generator(0, "tasks"))
+    assert torch.equal(again, first[:1].expand(3, -1))
+
+
 def test_unpack_names_the_columns_and_pack_undoes_it():
     tasks = TaskDistribution((Parameter("p", "1", Simplex(), shape=(2, 3)), Parameter("m", "kg", Uniform(0.0, 1.0))))
     assert tasks.dim == 7

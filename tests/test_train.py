@@ -87,6 +87,28 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm)
         assert metric_lines(tmp_path / "whole") == metric_lines(tmp_path / "cut")
 
 
+def test_a_run_on_a_few_tasks_sees_no_others_and_goes_on_with_them(tmp_path, monkeypatch):
+    seen = []
+    set_tasks = BatchedEnv.set_tasks
+    monkeypatch.setattr(BatchedEnv, "set_tasks", lambda env, tasks: (seen.append(tasks), set_tasks(env, tasks))[1])
+    options = {"validate_every": 0, "console": False}
+    run = RunConfig("ppo", "hidden-target", SMALL, num_train_tasks=2)
+    train(run, tmp_path / "run", **options)
+    trained_on = torch.cat(seen[1:])  # worlds are born with tasks, and get others before the first update
+    assert len(trained_on) == 8 * 64
+    assert torch.equal(trained_on.unique(dim=0), hidden_target().tasks.split("train", 2).unique(dim=0))
+    with pytest.raises(ConfigError, match="num_train_tasks is 2 there, got 1"):
+        train(replace(run, num_train_tasks=1), tmp_path / "run", resume=True, **options)
+    with pytest.raises(ConfigError, match="num_train_tasks must be at least 0, got -1"):
+        replace(run, num_train_tasks=-1)
+
+
+def test_the_configuration_of_a_run_from_before_losses_had_names_still_loads(tmp_path):
+    saved = RunConfig("rl2", "hidden-target", SMALL).to_json()
+    del saved["settings"]["loss"], saved["num_train_tasks"]
+    assert RunConfig.from_json(saved) == RunConfig("rl2", "hidden-target", SMALL)
+
+
 def test_the_number_of_physics_threads_does_not_change_the_numbers(tmp_path):
     settings = replace(SMALL, total_steps=64 * 40 * 2)
     for threads in (1, 2):

@@ -73,6 +73,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         make="metarl.learners.rl2:RL2",
         presets="metarl.learners.presets:domain_randomised",
     ),
+    "ppo": Algorithm(
+        "proximal policy optimisation (Schulman et al. 2017), no meta-learning: to try losses (`--loss`) on",
+        settings="metarl.learners.rl2:RL2Config",
+        make="metarl.learners.rl2:RL2",
+        presets="metarl.learners.presets:domain_randomised",
+    ),
     "oracle": Algorithm(
         "the policy without memory, given the task parameters (an upper reference)",
         settings="metarl.learners.rl2:RL2Config",

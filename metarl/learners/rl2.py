@@ -4,7 +4,7 @@ The learner sees a trial of K episodes on one task as a single long episode: mem
 run through the resets inside it, so that exploring in the first episode is paid for by the later ones.
 
 `domain-randomised` and `oracle` are the same network and the same PPO without memory, the latter given the
-task parameters: the lines to compare with.
+task parameters: the lines to compare with. `ppo` is `domain-randomised` under the name by which it is looked for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.losses.policy_objective import policy_objective
 from metarl.nets.actor_critic import ActorCritic
 from metarl.nets.side_by_side import side_by_side
 from metarl.rl.ppo import normalize_advantage, ppo_loss
@@ -63,6 +64,8 @@ class RL2Config:
     """Decay of the advantage estimator."""
     bootstrap_at_end: bool = False
     """The last step of a trial is a time limit, not an end: its value counts."""
+    loss: str = "clip"
+    """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip."""
     clip: float = 0.2
     """Half-width of PPO's clipping interval."""
     entropy_coef: float = 0.0
@@ -84,7 +87,7 @@ class RL2Config:
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
-        for name in (field.name for field in fields(self) if field.name != "cell"):
+        for name in (field.name for field in fields(self) if field.name not in ("cell", "loss")):
             if not math.isfinite(getattr(self, name)):
                 raise ConfigError(f"{name} must be finite, got {getattr(self, name)}.")
         counts = ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches")
@@ -125,6 +128,7 @@ class RL2:
 
     def __init__(self, spec: EnvSpec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
         self.config = config
+        self.objective = policy_objective(config.loss, config.clip)
         self.space = spec.action_space
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -192,6 +196,7 @@ class RL2:
                 target[:, worlds],
                 valid,
                 config.clip,
+                self.objective,
             )
             total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
             kl = float(loss.kl)

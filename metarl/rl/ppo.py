@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+PolicyObjective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(log_prob, old_log_prob, advantage) -> the summands of what a policy ascends on, in their shape."""
 
 
 class PPOLoss(NamedTuple):
@@ -30,8 +34,9 @@ def ppo_loss(
     value_target: Tensor,
     valid: Tensor,
     clip: float,
+    objective: PolicyObjective | None = None,
 ) -> PPOLoss:
-    """Clipped surrogate objective and value loss.
+    """Clipped surrogate objective, or another one, and value loss.
 
     Source: Schulman et al. 2017, eq. 7. The value loss is the squared error, unclipped; it counts every
     step, the policy terms count the valid ones only (an action after the end of an episode does nothing).
@@ -42,11 +47,15 @@ def ppo_loss(
         advantage, value_target: (T, N).
         valid: (T, N) bool.
         clip: half-width of the interval around 1 in which the ratio is not clipped.
+        objective: what takes the place of the clipped surrogate; `clip_fraction` counts all the same.
     """
     weight = valid.to(value.dtype) / valid.sum().clamp(min=1)
     log_ratio = log_prob - old_log_prob
     ratio = log_ratio.exp()
-    surrogate = clipped_surrogate(log_prob, old_log_prob, advantage, clip)
+    if objective is None:
+        surrogate = clipped_surrogate(log_prob, old_log_prob, advantage, clip)
+    else:
+        surrogate = objective(log_prob, old_log_prob, advantage)
     return PPOLoss(
         policy=-(surrogate * weight).sum(),
         value=0.5 * (value - value_target).square().mean(),
