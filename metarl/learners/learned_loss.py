@@ -250,7 +250,7 @@ class LearnedLossLearner:
             )
             metrics |= self._descend(gradient, sound)
         sizes = self.meta_parameters["log_step_size"].detach().exp()
-        metrics |= {"step_size_first": float(sizes[0]), "step_size_last": float(sizes[-1])}
+        metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
         if "encoding.strength" in self.meta_parameters:
             metrics["adaptation"] = float(self.meta_parameters["encoding.strength"].detach().norm())
         return metrics

@@ -17,6 +17,9 @@ from metarl.nets.mlp_policy import Parameters
 
 LOSS, ENCODING, STEP_SIZE = "loss.", "encoding.", "log_step_size"
 
+STEP_SIZE_GROUPS = ("hidden", "head", "log_std")
+"""Parts of a policy whose step sizes are learned apart; they are there whatever its depth and its robot are."""
+
 
 class InnerLoss(Protocol):
     """What a policy descends on; written for one task."""
@@ -118,7 +121,8 @@ class PolicyGradientLoss:
 class AdaptiveLoss:
     """An inner loss, how it adapts to a task, and the sizes of its steps, as functions of their meta-parameters.
 
-    Meta-parameters are `loss.NAME`, `encoding.NAME` where the loss adapts to the task, and `log_step_size` (K,).
+    Meta-parameters are `loss.NAME`, `encoding.NAME` where the loss adapts to the task, and `log_step_size`, (K, 3): one
+    for each inner update and each of `STEP_SIZE_GROUPS`.
 
     Args:
         inner: the loss.
@@ -146,10 +150,10 @@ class AdaptiveLoss:
         if self.encoding is not None:
             drawn = self.encoding.initial_parameters(generator)
             parameters |= {ENCODING + name: value for name, value in drawn.items()}
-        return parameters | {STEP_SIZE: torch.full((self.num_steps,), math.log(self._step_size))}
+        return parameters | {STEP_SIZE: torch.full((self.num_steps, len(STEP_SIZE_GROUPS)), math.log(self._step_size))}
 
     def of_task(self, meta: Parameters, support: Support) -> tuple[dict[str, Tensor], Tensor]:
-        """The loss's parameters and the logarithms of step sizes, (K,), for the task that a batch was taken on."""
+        """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that a batch was taken on."""
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
         if self.encoding is None:
             return loss, meta[STEP_SIZE]
@@ -181,9 +185,18 @@ class AdaptiveLoss:
 
         # A sum and not an index: an index of a batch of tasks has no batched second derivative that is quick.
         chosen = torch.arange(self.num_steps, device=step.device) == step.clamp(max=self.num_steps - 1)
-        step_size = (chosen * log_step_size).sum().exp()
+        sizes = (chosen.unsqueeze(1) * log_step_size).sum(0).exp()  # (3,)
+        step_size = dict(zip(STEP_SIZE_GROUPS, sizes.unbind(), strict=True))
+        groups = step_size_groups(policy)
         theta = dict(policy)
         for _ in range(self.num_epochs):
             gradient = torch.func.grad(inner_loss)(theta)
-            theta = {name: value - step_size * gradient[name] for name, value in theta.items()}
+            theta = {name: value - step_size[groups[name]] * gradient[name] for name, value in theta.items()}
         return theta
+
+
+def step_size_groups(policy: Parameters) -> dict[str, str]:
+    """Which of `STEP_SIZE_GROUPS` each parameter of an `MLPPolicy` belongs to."""
+    last = max(int(name.split(".")[1]) for name in policy if name.startswith("layers."))
+    of_head = {f"layers.{last}.weight", f"layers.{last}.bias"}
+    return {name: name if name == "log_std" else "head" if name in of_head else "hidden" for name in policy}

@@ -63,7 +63,7 @@ class TaskEncoding:
     def modulate(
         self, parameters: Mapping[str, Tensor], loss: Mapping[str, Tensor], log_step_size: Tensor, encoding: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """The loss's parameters and the logarithms of step sizes, (K,), for one task."""
+        """The loss's parameters and the logarithms of step sizes, in the shape that they came in, for one task."""
         hidden = torch.tanh(encoding @ parameters["modulate.0.weight"].mT + parameters["modulate.0.bias"])
         numbers = torch.tanh(hidden @ parameters["modulate.1.weight"].mT)
         gain, shift, pace = parameters["strength"].unbind()
