@@ -6,15 +6,16 @@ from typing import Literal
 
 from metarl.env import EnvSpec
 from metarl.errors import ConfigError
-from metarl.losses.adaptive import InnerLoss, PolicyGradientLoss
-from metarl.losses.hand_designed import HandDesigned
+from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
+from metarl.losses.hand_designed import HandDesign, HandDesigned
 from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
+from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import step_input_names
 
-LossName = Literal["reward", "potential", "advantage", "feedback", "dense", "dense-bonus", "hand-potential"]
+LossName = Literal["reward", "potential", "advantage", "drift", "feedback", "dense", "dense-bonus", "hand-potential"]
 
 
 def make_inner_loss(
@@ -23,23 +24,48 @@ def make_inner_loss(
     *,
     discount: float,
     gae_lambda: float,
-    lambda_anneal_steps: int,
-    hidden_dim: int,
-    bound: float,
-    num_epochs: int,
+    lambda_anneal_steps: int = 0,
+    hidden_dim: int = 16,
+    bound: float = 10.0,
+    num_epochs: int = 1,
+    drift_reward: HandDesign = "feedback",
 ) -> InnerLoss:
-    """Make a loss that reads the signals of an environment."""
+    """Make a loss that reads the signals of an environment.
+
+    Args:
+        name: which.
+        spec: the environment.
+        discount, gae_lambda: of later rewards.
+        lambda_anneal_steps: of a potential.
+        hidden_dim, bound: of the network inside a learned loss.
+        num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
+        drift_reward: what the advantages of a learned drift are computed from.
+
+    Raises:
+        ConfigError: the loss reads signals and the environment gives none.
+    """
     signals = () if spec.signals is None else spec.signals.names
     if name in ("reward", "potential", "advantage") and not signals:
-        raise ConfigError(f"a learned {name} reads signals, and {spec.name} gives none.")
+        raise ConfigError(
+            f"a learned {name} reads signals, and {spec.name} gives none. Take --loss drift, or another --env."
+        )
     horizon = spec.horizon
+    if name == "drift":
+        return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
+    credit: Credit
     if name == "reward":
         head = Head(len(step_input_names(signals)), hidden_dim, bound)
-        return PolicyGradientLoss(LearnedReward(signals, horizon, discount, gae_lambda, head))
-    if name == "potential":
+        credit = LearnedReward(signals, horizon, discount, gae_lambda, head)
+    elif name == "potential":
         head = Head(len(signals), hidden_dim, bound)
-        return PolicyGradientLoss(LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head))
-    if name == "advantage":
-        return PolicyGradientLoss(LearnedAdvantage(signals, Head(len(step_input_names(signals)), hidden_dim, bound)))
-    wanted = () if name == "feedback" else ("log_distance",)
-    return PolicyGradientLoss(HandDesigned(name, wanted, horizon, discount, gae_lambda))
+        credit = LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
+    elif name == "advantage":
+        credit = LearnedAdvantage(signals, Head(len(step_input_names(signals)), hidden_dim, bound))
+    else:
+        credit = _hand_designed(name, horizon, discount, gae_lambda)
+    return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)
+
+
+def _hand_designed(kind: HandDesign, horizon: int, discount: float, gae_lambda: float) -> HandDesigned:
+    wanted = () if kind == "feedback" else ("log_distance",)
+    return HandDesigned(kind, wanted, horizon, discount, gae_lambda)
