@@ -108,14 +108,8 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
     metrics = {loss: [run.path / "metrics.jsonl" for run in of_seeds] for loss, of_seeds in runs.items()}
     title = f"PPO on {arguments.env}, by what it ascends on"
     learning_curve(arguments.out.with_suffix(".png"), metrics, smooth=arguments.smooth, title=title)
-    columns = (
-        "loss",
-        "final return",
-        f"steps to {goal:.1f}",
-        f"return, {num_tasks} {split} tasks",
-        f"minus {reference}",
-    )
-    title = f"{arguments.env}: {arguments.total_steps:,} steps, {len(arguments.seeds)} seeds"
+    columns = ("loss", "final", "steps to it", f"{num_tasks} {split} tasks", f"minus {reference}")
+    title = f"{arguments.env}: {arguments.total_steps:,} steps, seeds {arguments.seeds}; it: {goal:.1f}"
     show(title, columns, [_row(loss, result) for loss, result in results.items()])
 
 
@@ -163,7 +157,7 @@ def _judgement(returns: NDArray[np.float64], of_reference: NDArray[np.float64]) 
 
 
 def _row(loss: str, result: Mapping[str, Any]) -> tuple[str, ...]:
-    reached = ", ".join("never" if steps is None else f"{steps:,}" for steps in result["steps_to_reference"])
+    reached = ", ".join("never" if steps is None else f"{steps / 1000:.0f}k" for steps in result["steps_to_reference"])
     low, high = result["ci95_return"]
     more = result["minus_reference"]
     return (
