@@ -57,7 +57,7 @@ def test_differences_are_drawn_beside_the_curves_in_the_same_colour(tmp_path):
     assert (blue[:, 1] < middle).all() and svg.exists()
     assert (orange[:, 1] < middle).any() and (orange[:, 1] > middle).any()
     assert orange[orange[:, 1] < middle, 0].mean() < blue[:, 0].mean()
-    with pytest.raises(UnknownNameError, match="unknown curve 'wrse'. Did you mean 'worse'"):
+    with pytest.raises(UnknownNameError, match=r"unknown curve 'wrse'\. Did you mean 'worse'"):
         difference_curve(tmp_path / "b.png", curves, {"wrse": difference}, **labels)
     with pytest.raises(ConfigError, match="at least one curve"):
         difference_curve(tmp_path / "b.png", {}, {}, **labels)
