@@ -5,8 +5,8 @@ outer step asks how the true return after each update would change with the loss
 updates (of all tasks at once, by `torch.func`), and through the actions' likelihood into the return. How the loss
 changes what is experienced is left out of that gradient, as in LPG and NoRML.
 
-Nothing of a trained loss depends on the robot: its inputs are signals (`EnvSpec.signals`), so it can train policies of
-other shapes on robots that it never saw (`transfer`).
+Nothing of most trained losses depends on the robot: their inputs are signals (`EnvSpec.signals`), so they can train
+policies of other shapes on robots that they never saw (`transfer`). `ml3` and learned offsets fit one robot alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
-from metarl.losses.adaptive import AdaptiveLoss
+from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
 from metarl.losses.hand_designed import HandDesign
 from metarl.losses.support import Support
 from metarl.losses.table import LossName, make_inner_loss
-from metarl.nets.distributions import ActionDistribution
+from metarl.nets.distributions import PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
@@ -48,13 +48,16 @@ class LearnedLossConfig:
     total_steps: int = 12_000_000
     """Environment steps of meta-training."""
     loss: LossName = "reward"
-    """What is learned: reward, potential, advantage or drift; of a hand-designed loss only the step sizes are."""
+    """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3); of a
+    hand-designed loss only the step sizes are."""
     drift_reward: HandDesign = "feedback"
-    """The reward, designed by hand, that a drift is learned on."""
+    """The reward, designed by hand, that a drift or lpg is learned on."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
     """Learn the size of each inner update."""
+    learns_offset: bool = False
+    """Learn what an inner update adds to each parameter of the policy (NoRML; loss advantage, fits one robot alone)."""
     meta_batch_size: int = 16
     """Tasks of an update, each with a policy of its own."""
     episodes_per_task: int = 16
@@ -125,6 +128,8 @@ class LearnedLossConfig:
         for name in ("discount", "inner_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.learns_offset and self.loss != "advantage":
+            raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
         if not all(width >= 1 for width in self.policy_dims):
             raise ConfigError(f"policy_dims must be positive, got {self.policy_dims}.")
 
@@ -164,27 +169,35 @@ class LearnedLossLearner:
         self.config = config
         self.device = torch.device(device)
         self.horizon = spec.horizon
+        inner = make_inner_loss(
+            config.loss,
+            spec,
+            discount=config.discount,
+            gae_lambda=config.inner_lambda,
+            lambda_anneal_steps=config.lambda_anneal_steps,
+            hidden_dim=config.head_dim,
+            bound=config.bound,
+            num_epochs=config.inner_epochs,
+            drift_reward=config.drift_reward,
+        )
+        self._columns = _columns(spec, inner.signals)
+        self._is_continuous = isinstance(spec.action_space, Continuous)
+        self.policy = MLPPolicy(
+            spec.obs_dim,
+            spec.action_space,
+            config.policy_dims,
+            "tanh",
+            initial_std=config.initial_std,
+            num_extra_outputs=inner.num_extra_outputs if isinstance(inner, UpdateRule) else 0,
+        )
+        shapes = {name: value.shape for name, value in self.policy.initial_parameters(torch.Generator()).items()}
         self.loss = AdaptiveLoss(
-            make_inner_loss(
-                config.loss,
-                spec,
-                discount=config.discount,
-                gae_lambda=config.inner_lambda,
-                lambda_anneal_steps=config.lambda_anneal_steps,
-                hidden_dim=config.head_dim,
-                bound=config.bound,
-                num_epochs=config.inner_epochs,
-                drift_reward=config.drift_reward,
-            ),
+            inner,
             config.num_inner_steps,
             config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
-        )
-        self._columns = _columns(spec, self.loss.inner.signals)
-        self._is_continuous = isinstance(spec.action_space, Continuous)
-        self.policy = MLPPolicy(
-            spec.obs_dim, spec.action_space, config.policy_dims, "tanh", initial_std=config.initial_std
+            shapes if config.learns_offset else None,
         )
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
@@ -376,6 +389,7 @@ class LearnedLossLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Learner.load_state_dict`."""
         model = state["model"]
+        self.loss.require_robot(model)
         self.obs_normalizer.load_state_dict(
             {name: model[f"obs_normalizer.{name}"] for name in self.obs_normalizer.state_dict()}
         )
@@ -388,9 +402,9 @@ class LearnedLossLearner:
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
 
-    def distribution(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
-        """The action distributions of policies on observations that are scaled already."""
-        return self.policy.distribution(parameters, obs)
+    def distribution(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
+        """The outputs of policies on observations that are scaled already."""
+        return self.policy.output(parameters, obs)
 
     def _constant(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.meta_parameters.items()}
@@ -480,8 +494,8 @@ class LearnedLossLearner:
             self._threads = ThreadPoolExecutor(self.config.update_threads)
         return list(self._threads.map(function, parts))
 
-    def _acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
-        return self.policy.distribution(parameters, self._normalized(obs))
+    def _acting(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
+        return self.policy.output(parameters, self._normalized(obs))
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
