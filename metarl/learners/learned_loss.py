@@ -27,15 +27,19 @@ from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
 from metarl.losses.hand_designed import HandDesign
 from metarl.losses.support import Support
 from metarl.losses.table import LossName, make_inner_loss
-from metarl.nets.distributions import PolicyOutput
+from metarl.nets.distributions import ActionDistribution, PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rl.linear_baseline import linear_baseline
+from metarl.rl.pathwise import pathwise_gradient
 from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
 from metarl.types import Continuous, Rollout
+
+Goal = Tensor | dict[str, Tensor]
+"""How the true return changes with a policy, see `LearnedLossLearner.goals`."""
 
 _CPU_CHUNK = 4
 """Tasks that are differentiated at a time on the CPU, so that their activations stay in its cache."""
@@ -89,6 +93,14 @@ class LearnedLossConfig:
     outer: Literal["gradient", "evolution"] = "gradient"
     """How the loss learns: by the gradient through the inner updates, or by evolution strategies, which need no memory
     of them and see how the loss changes what is experienced."""
+    true_gradient: Literal["auto", "score", "pathwise"] = "auto"
+    """How the true return's gradient by the policies is had: from the likelihood of their actions, or through the
+    dynamics, which needs an environment of differentiable tensors and is far less noisy; auto: pathwise if it can."""
+    first_order: bool = False
+    """Leave out of the gradient how a change of one inner update turns the directions of later ones: that part explodes
+    over many long updates."""
+    true_episodes: int = 8
+    """Episodes of each policy that a pathwise gradient is taken from."""
     sigma: float = 0.05
     """Standard deviation of evolution's perturbations."""
     early_weight: float = 0.3
@@ -110,7 +122,7 @@ class LearnedLossConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{field.name} must be finite, got {value}.")
         counts = ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "inner_epochs", "head_dim")
-        for name in (*counts, "update_threads"):
+        for name in (*counts, "true_episodes", "update_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
         for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight"):
@@ -197,8 +209,17 @@ class LearnedLossLearner:
             config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
+            config.first_order,
             shapes if config.learns_offset else None,
         )
+        self.spec = spec
+        differentiable = spec.physics is None and isinstance(spec.action_space, Continuous)
+        if config.true_gradient == "pathwise" and not differentiable:
+            raise ConfigError(
+                f"true_gradient pathwise needs an environment without physics and with continuous actions, "
+                f"which {spec.name} is not. Take score."
+            )
+        self._is_pathwise = config.true_gradient != "score" and differentiable
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
@@ -211,6 +232,7 @@ class LearnedLossLearner:
             "policy": make_generator(seed, "policy", self.device),
             "starts": make_generator(seed, "starts"),
             "evolution": make_generator(seed, "evolution", self.device),
+            "truth": make_generator(seed, "truth", self.device),
         }
         self._threads: Executor | None = None
         # The policies of the meta-batch; older ones keep their tasks until their lifetime is over.
@@ -282,7 +304,7 @@ class LearnedLossLearner:
         """One step along the gradient through the inner updates."""
         num_tasks = len(self.ages)
         phases = [self.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-        goals = [self.true_advantage(rollout, k, num_tasks) for k in range(1, rollout.num_episodes)]
+        goals = self.goals(rollout, phases)
         gradient, grown, objective = self.meta_gradient(self.agents, self.ages, phases, goals)
         sound = finite_tasks(*gradient.values(), *grown.values(), objective.unsqueeze(1))
         metrics = {"dropped_tasks": float((~sound).sum()), "skipped_minibatches": float(not bool(sound.any()))}
@@ -308,7 +330,7 @@ class LearnedLossLearner:
         return {"dropped_tasks": 2.0 * step.dropped_pairs, "skipped_minibatches": float(not num_left)}
 
     def meta_gradient(
-        self, starts: Parameters, ages: Tensor, phases: Sequence[Support], goals: Sequence[Tensor]
+        self, starts: Parameters, ages: Tensor, phases: Sequence[Support], goals: Sequence[Goal]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """The gradient of each task's objective by the meta-parameters.
 
@@ -316,7 +338,7 @@ class LearnedLossLearner:
             starts: policies before the first update, (B, ...).
             ages: (B,), updates they have had.
             phases: K + 1 batches of experience, (B, M, ...); all but the last are support of an update.
-            goals: K times (B, M), true advantages of the phases after each update.
+            goals: K times what says how the true return changes with the policy after an update, see `goals`.
 
         Returns:
             Gradients by name, (B, ...); policies after the last update, (B, ...); objectives, (B,).
@@ -329,12 +351,40 @@ class LearnedLossLearner:
             of = slice(first, first + chunk)
             chosen = [Support(*(value[of] for value in phase)) for phase in phases]
             gradient, (value, grown) = slopes(
-                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [goal[of] for goal in goals]
+                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [_of_tasks(goal, of) for goal in goals]
             )
             return gradient, grown, value
 
         gradients, grown, values = zip(*self._each(part, range(0, len(ages), chunk)), strict=True)
         return _joined(gradients), _joined(grown), torch.cat(values)
+
+    def goals(self, rollout: Rollout, phases: Sequence[Support]) -> list[Goal]:
+        """How the true return changes with the policy after each of the K updates.
+
+        Either true advantages of the phase after it, (B, M), or the gradient through the dynamics, (B, ...) by name.
+        """
+        num_tasks = len(self.ages)
+        if not self._is_pathwise:
+            return [self.true_advantage(rollout, k, num_tasks) for k in range(1, rollout.num_episodes)]
+        policies = self.unroll(phases)
+        together = {name: torch.cat([policy[name] for policy in policies]) for name in policies[0]}  # (K B, ...)
+        task = rollout.task[:: self.config.episodes_per_task].repeat(len(policies), 1)
+        slopes = pathwise_gradient(
+            self.spec, task, together, self._acting, self.config.true_episodes, self.generators["truth"]
+        )
+        parts = {name: slope.split(num_tasks) for name, slope in slopes.items()}
+        return [{name: part[k] for name, part in parts.items()} for k in range(len(policies))]
+
+    @torch.no_grad()
+    def unroll(self, phases: Sequence[Support]) -> list[dict[str, Tensor]]:
+        """The policies of the meta-batch after each of its K updates, (B, ...)."""
+        update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
+        loss, sizes = torch.func.vmap(self.loss.of_task, in_dims=(None, 0))(self._constant(), phases[0])
+        policy, policies = self.agents, []
+        for k, support in enumerate(phases[:-1]):
+            policy = update(loss, sizes, policy, support, self.ages + k, self.distribution)
+            policies.append(policy)
+        return policies
 
     def support(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
         """The experience of one phase, (B, M, ...)."""
@@ -445,15 +495,22 @@ class LearnedLossLearner:
         return join(episodes)
 
     def _lifetime(
-        self, meta: Parameters, start: Parameters, age: Tensor, phases: Sequence[Support], goals: Sequence[Tensor]
+        self, meta: Parameters, start: Parameters, age: Tensor, phases: Sequence[Support], goals: Sequence[Goal]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of one task, to descend on: -sum_k w_k E[pi_k / pi_k_old A_true] over the K updates."""
+        """The objective of one task, to descend on: -sum_k w_k J(theta_k) over the K updates, near these theta_k.
+
+        J is E[pi_k / pi_k_old A_true], or the inner product of theta_k with a gradient that was taken at its value.
+        """
         loss, log_step_size = self.loss.of_task(meta, phases[0])
         policy, objective = dict(start), torch.zeros((), device=self.device)
         for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
             policy = self.loss.update(loss, log_step_size, policy, support, age + k, self.distribution)
-            log_ratio = self.distribution(policy, query.obs).log_prob(query.action) - query.log_prob
-            objective = objective - self._weight(k) * (query.weight * log_ratio.exp() * goal).sum()
+            if isinstance(goal, dict):
+                gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()
+            else:
+                log_ratio = self.distribution(policy, query.obs).log_prob(query.action) - query.log_prob
+                gain = (query.weight * log_ratio.exp() * goal).sum()
+            objective = objective - self._weight(k) * gain
         return objective, policy
 
     def _weight(self, k: int) -> float:
@@ -494,8 +551,8 @@ class LearnedLossLearner:
             self._threads = ThreadPoolExecutor(self.config.update_threads)
         return list(self._threads.map(function, parts))
 
-    def _acting(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
-        return self.policy.output(parameters, self._normalized(obs))
+    def _acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
+        return self.policy.distribution(parameters, self._normalized(obs))
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
@@ -514,6 +571,10 @@ def _columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
         if name not in given:
             raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
     return [given.index(name) for name in wanted]
+
+
+def _of_tasks(goal: Goal, chosen: slice) -> Goal:
+    return {name: value[chosen] for name, value in goal.items()} if isinstance(goal, dict) else goal[chosen]
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

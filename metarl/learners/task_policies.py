@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.nets.distributions import PolicyOutput
+from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import Parameters
 from metarl.types import Act, PolicyInput
 
@@ -23,7 +23,7 @@ class TaskPolicies:
     """
 
     def __init__(
-        self, distribution: Callable[[Parameters, Tensor], PolicyOutput], parameters: Parameters, num_tasks: int
+        self, distribution: Callable[[Parameters, Tensor], ActionDistribution], parameters: Parameters, num_tasks: int
     ):
         self._distribution, self._parameters, self._num_tasks = distribution, parameters, num_tasks
 

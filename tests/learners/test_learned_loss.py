@@ -51,7 +51,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
     goals = [learner.true_advantage(rollout, k, B).double() for k in range(1, rollout.num_episodes)]
     starts = {name: value.double() for name, value in learner.agents.items()}
     learner.meta_parameters = meta
-    gradient, grown, values = learner.meta_gradient(starts, learner.ages, phases, goals)
+    gradient, grown, _ = learner.meta_gradient(starts, learner.ages, phases, goals)
     assert set(gradient) == set(meta) and grown["log_std"].shape == (B, 3)
     for name, value in meta.items():
         direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
@@ -94,7 +94,7 @@ def test_the_unrolled_policies_are_those_that_acted():
 
 
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():
-    learner, env, rollout = collected(SMALL)
+    learner, _, rollout = collected(SMALL)
     first = learner.agents["layers.0.weight"].clone()
     assert not torch.equal(first[0], first[1])
     learner.update(rollout, 0.0)
