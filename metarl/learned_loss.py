@@ -294,6 +294,23 @@ def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch
     return LearnedLoss.load(setting.removeprefix(PREFIX), device).with_discount(discount).on(spec)
 
 
+def named_reward(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+    """The loss that a setting names as `learned:RUN` and that shapes rewards; None for "own".
+
+    Raises:
+        UnknownNameError: another name.
+        CheckpointError, ConfigError: see `named_loss`; or the loss shapes no reward.
+    """
+    if setting == "own":
+        return None
+    found = named_loss(setting, spec, discount, device)
+    if found is None:
+        raise UnknownNameError("reward", setting, ("own", f"{PREFIX}RUN"))
+    if found.loss.role != "reward":
+        raise ConfigError(f"{setting} is a learned {found.loss.kind}, which shapes no reward: name a learned reward.")
+    return found
+
+
 def transfer(
     learner: LearnedLossLearner, spec: EnvSpec, seed: int, device: str | torch.device = "cpu"
 ) -> LearnedLossLearner:

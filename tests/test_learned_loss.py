@@ -18,6 +18,9 @@ from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.evaluate import evaluate
 from metarl.learned_loss import LearnedLoss, transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.learners.maml_trpo import MAMLTRPO, MAMLTRPOConfig
+from metarl.learners.promp import ProMP, ProMPConfig
+from metarl.learners.reptile import Reptile, ReptileConfig
 from metarl.learners.rl2 import RL2, RL2Config, without_memory
 from metarl.losses.drift import mirror_objective
 from metarl.losses.support import Support
@@ -342,6 +345,60 @@ def test_a_changed_copy_of_the_loss_is_refused(runs, tmp_path):
         load_run(tmp_path / "run", "cpu")
 
 
+MAML = {"meta_batch_size": 2, "episodes_per_task": 4, "hidden_dims": (8,), "total_steps": 2 * 8 * 2 * HORIZON}
+GRADIENT = [MAMLTRPO, ProMP, Reptile]
+GRADIENT_CONFIGS = {MAMLTRPO: MAMLTRPOConfig(**MAML), ProMP: ProMPConfig(**MAML), Reptile: ReptileConfig(**MAML)}
+
+
+def trial_and_batch(make, inner_reward, **changes):
+    learner = make(SPEC, replace(GRADIENT_CONFIGS[make], inner_reward=inner_reward, **changes), 0)
+    env = BatchedEnv(SPEC, 8)
+    env.set_tasks(SPEC.tasks.split("train", 2))
+    rollout = learner.collect(env)
+    learner.update(rollout, 0.0)  # sets the scale of observations
+    rollout = learner.collect(env)
+    return learner, rollout, learner.batch(rollout)
+
+
+@pytest.mark.parametrize("make", GRADIENT)
+@pytest.mark.parametrize("kind", SHAPING)
+def test_inner_steps_follow_the_learned_reward_and_the_outer_step_the_environments(runs, make, kind):
+    learner, rollout, batch = trial_and_batch(make, f"learned:{runs / kind}")
+    shaped = learner.learned_loss.reward(rollout)
+    for phase, reward in ((batch.phases, rollout.reward), (batch.supports, shaped)):
+        expected = learner.samples(rollout, 0, 2, reward)
+        assert torch.equal(phase[0].advantage, expected.advantage)
+    assert not torch.equal(batch.supports[0].advantage, batch.phases[0].advantage)
+    # The trial took the same steps: log-probabilities after adaptation come out again.
+    adapted = learner.unroll(learner.meta_parameters, batch.supports, 2)[-1]
+    again = learner.distribution(learner.meta_parameters, adapted, batch.phases[-1]).log_prob(batch.phases[-1].action)
+    torch.testing.assert_close(again, batch.phases[-1].log_prob)
+    before = [value.detach().clone() for value in learner.meta_parameters.values()]
+    metrics = learner.update(rollout, 0.0)
+    assert metrics["skipped_minibatches"] == 0
+    assert any(not torch.equal(old, new) for old, new in zip(before, learner.meta_parameters.values(), strict=True))
+
+
+def test_a_loss_that_shapes_no_reward_is_no_inner_reward(runs):
+    for kind in ("advantage", "drift"):
+        with pytest.raises(ConfigError, match=f"is a learned {kind}, which shapes no reward"):
+            trial_and_batch(MAMLTRPO, f"learned:{runs / kind}")
+    with pytest.raises(UnknownNameError, match=r"unknown reward 'learnt:x'\..* Available: learned:RUN, own\."):
+        trial_and_batch(MAMLTRPO, "learnt:x")
+    with pytest.raises(ConfigError, match="hidden-target does not give: log_distance"):
+        MAMLTRPO(hidden_target(), MAMLTRPOConfig(**MAML, inner_reward=f"learned:{runs / 'reward'}"), 0)
+
+
+def test_a_gradient_learners_run_keeps_its_inner_reward(runs, tmp_path):
+    source = shutil.copytree(runs / "reward", tmp_path / "source")
+    settings = MAMLTRPOConfig(**MAML, inner_reward=f"learned:{source}")
+    train(RunConfig("maml-trpo", "reach-robots", settings, {"horizon": HORIZON}), tmp_path / "run", **QUIET)
+    shutil.rmtree(source)
+    learner = load_run(tmp_path / "run", "cpu").learner
+    assert learner.learned_loss.loss.kind == "reward"
+    assert np.isfinite(evaluate(learner, SPEC, algorithm="maml", num_tasks=2, episodes_per_task=4).returns).all()
+
+
 def command(*arguments):
     with pytest.raises(SystemExit) as stop:
         main([str(argument) for argument in arguments])
@@ -364,6 +421,7 @@ def test_evaluate_takes_a_loss_to_another_environment(runs, tmp_path, capsys):
         ("evaluate {run} --env track", "the loss reads signals that track does not give: log_distance"),
         ("evaluate {run} --env reach-planr", "unknown environment 'reach-planr'. Did you mean 'reach-planar'?"),
         ("train ppo --env bandit --loss learned:{run}", "the loss reads signals that bandit does not give"),
+        ("train anil --env reach-robots --inner-reward learned:{run}x", "no such run folder: {run}x. Did you mean"),
         ("train ppo --env reach-robots --loss learned:{run}x", "no such run folder: {run}x. Did you mean"),
         ("train ppo --env reach-robots --loss learnd:{run}", "unknown loss 'learnd:{run}'."),
     ],
