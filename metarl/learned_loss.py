@@ -24,7 +24,8 @@ from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, sa
 from metarl.config_json import config_from_json
 from metarl.env import BatchedEnv, EnvSpec, Signals
 from metarl.errors import CheckpointError, ConfigError, MetarlError, UnknownNameError, closest
-from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.losses.adaptive import AdaptiveLoss, PolicyGradientLoss
 from metarl.losses.drift import learned_drift, mirror_objective
 from metarl.losses.hand_designed import HandDesigned
@@ -33,17 +34,16 @@ from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.policy_objective import policy_objective
-from metarl.losses.support import Support
+from metarl.losses.support import Support, effort_of
 from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
-from metarl.types import Continuous, Rollout
+from metarl.types import Rollout
 
 PREFIX = "learned:"
 FOLDER = "loss"
 _ALGORITHM = "learned-loss"
 _TYPICAL_TASKS = 16
-_LARGEST_EFFORT = 4.0
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -134,7 +134,7 @@ class LearnedLoss:
         Args:
             before: (..., S), signals of the state that the action was taken in, in the order of `signals`.
             after: (..., S), signals of the state after it; not of the state that a new episode starts in.
-            effort: (...,), mean square of the action's numbers (`effort_of`).
+            effort: (...,), mean square of the action's numbers (`metarl.losses.support.effort_of`).
             feedback: (...,), the reward that the learning agent gets.
             ended: (...,), where the episode truly ended, not by its time limit.
 
@@ -200,7 +200,7 @@ class LearnedLoss:
         Raises:
             ConfigError: the environment lacks a signal that it reads.
         """
-        return LossOnEnv(self, tuple(self.columns(spec)), isinstance(spec.action_space, Continuous))
+        return LossOnEnv(self, tuple(self.columns(spec)))
 
     def _tensor(self, values: Tensor | np.ndarray) -> Tensor:
         device = next(iter(self.meta_parameters.values())).device
@@ -230,12 +230,10 @@ class LossOnEnv:
     Attributes:
         loss: it.
         columns: of its signals among those of the environment.
-        is_continuous: whether actions cost effort.
     """
 
     loss: LearnedLoss
     columns: tuple[int, ...]
-    is_continuous: bool
 
     def reward(self, rollout: Rollout) -> Tensor:
         """What a learner that takes this loss is to maximise, (T, N).
@@ -273,13 +271,7 @@ class LossOnEnv:
 
     def _steps(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         signals = rollout.signals[..., list(self.columns)]  # (K, H + 1, N, S)
-        action = rollout.action if self.is_continuous else torch.zeros_like(rollout.reward).unsqueeze(-1)
-        return signals[:, :-1].flatten(0, 1), signals[:, 1:].flatten(0, 1), effort_of(action)
-
-
-def effort_of(action: Tensor) -> Tensor:
-    """(..., A) -> (...,), mean square of the action's numbers, at most 4."""
-    return action.square().mean(-1).clamp(max=_LARGEST_EFFORT)
+        return signals[:, :-1].flatten(0, 1), signals[:, 1:].flatten(0, 1), effort_of(rollout.action)
 
 
 def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
@@ -327,7 +319,8 @@ def transfer(
     """
     wanted = learner.loss.inner.signals
     chosen = _with_signals(spec, wanted)
-    other = LearnedLossLearner(chosen, learner.config, seed, device)
+    # What the other environment is not may be needed to train the loss, but not to use it.
+    other = LearnedLossLearner(chosen, dataclasses.replace(learner.config, true_gradient="auto"), seed, device)
     if chosen.signals is not None and spec.signals is not None:
         other._columns = [spec.signals.names.index(name) for name in wanted]
     with torch.no_grad():

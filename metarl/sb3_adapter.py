@@ -19,10 +19,11 @@ from torch import Tensor
 from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.gym_adapter import GymVectorEnv
-from metarl.learned_loss import LearnedLoss, effort_of
+from metarl.learned_loss import LearnedLoss
+from metarl.losses.support import effort_of
 from metarl.task_worlds import TaskWorlds, named_task, task_row
 from metarl.trial_env import TrialVectorEnv
-from metarl.types import Continuous, Step
+from metarl.types import Step
 
 
 class SB3VecEnv(VecEnv):
@@ -162,7 +163,6 @@ class ShapedRewards(VecEnvWrapper):
         self._loss = loss
         self._worlds = inside.worlds
         self._columns = [] if loss is None else loss.columns(self._worlds.spec)
-        self._is_continuous = isinstance(self._worlds.spec.action_space, Continuous)
         self._effort = self._before = self._after = self._feedback = self._terminated = torch.zeros(0)
         self._worlds.on_step = self._read
 
@@ -174,8 +174,7 @@ class ShapedRewards(VecEnvWrapper):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Pass the actions on."""
-        taken = torch.as_tensor(np.asarray(actions), dtype=torch.float32).view(self.num_envs, -1)
-        self._effort = effort_of(taken if self._is_continuous else torch.zeros_like(taken))
+        self._effort = effort_of(torch.as_tensor(np.asarray(actions)))
         self.venv.step_async(actions)
 
     def step_wait(self) -> Any:

@@ -17,7 +17,8 @@ from metarl.env import BatchedEnv, Signals
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
 from metarl.evaluate import evaluate
 from metarl.learned_loss import LearnedLoss, transfer
-from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPO, MAMLTRPOConfig
 from metarl.learners.promp import ProMP, ProMPConfig
 from metarl.learners.reptile import Reptile, ReptileConfig

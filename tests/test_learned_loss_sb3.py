@@ -16,7 +16,7 @@ from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
 from metarl.gym_adapter import GymEnv
 from metarl.learned_loss import LearnedLoss
-from metarl.learners.learned_loss import LearnedLossConfig
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.rollout import Act, collect
 from metarl.sb3_adapter import SB3VecEnv, ShapedRewards
 from metarl.train import train

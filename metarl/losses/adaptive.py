@@ -136,14 +136,23 @@ class AdaptiveLoss:
         step_size: at the start.
         num_epochs: gradient steps that an inner update makes on the same experience.
         adapts_to_task: let the batch before adaptation modulate the loss.
+        first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
+            the loss does to one update is exact, what that does to the directions of later updates is left out.
     """
 
     def __init__(
-        self, inner: InnerLoss, num_steps: int, step_size: float, num_epochs: int = 1, adapts_to_task: bool = True
+        self,
+        inner: InnerLoss,
+        num_steps: int,
+        step_size: float,
+        num_epochs: int = 1,
+        adapts_to_task: bool = True,
+        first_order: bool = False,
     ):
         self.inner = inner
         self.num_steps = num_steps
         self.num_epochs = num_epochs
+        self.first_order = first_order
         self._step_size = step_size
         shapes = {name: value.shape for name, value in inner.initial_parameters(torch.Generator()).items()}
         self.encoding: TaskEncoding | None = None
@@ -196,7 +205,8 @@ class AdaptiveLoss:
         groups = step_size_groups(policy)
         theta = dict(policy)
         for _ in range(self.num_epochs):
-            gradient = torch.func.grad(inner_loss)(theta)
+            at = {name: value.detach() for name, value in theta.items()} if self.first_order else theta
+            gradient = torch.func.grad(inner_loss)(at)
             theta = {name: value - step_size[groups[name]] * gradient[name] for name, value in theta.items()}
         return theta
 
