@@ -57,7 +57,7 @@ def make_inner_loss(
     if name == "drift":
         return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
     if name == "lpg":
-        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount, bound)
+        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount)
     if name == "ml3":
         return make_ml3_control(spec)
     credit: Credit
