@@ -18,13 +18,13 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.learned_loss import named_reward
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.inner_loop import SURROGATES, Samples, adapt
-from metarl.rl.linear_baseline import linear_baseline
-from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
 from metarl.types import Rollout
@@ -66,6 +66,9 @@ class GradientConfig:
     """Take inner gradients as constants (first-order MAML)."""
     inner_surrogate: Literal["log-prob", "ratio", "dice"] = "log-prob"
     """Loss of the inner steps: MAML's, ProMP's, or DiCE."""
+    inner_reward: str = "own"
+    """What inner steps maximise: own, the environment's reward, or learned:RUN, feedback as the loss of a run of
+    learned-loss shapes it. The outer objective keeps the environment's reward."""
     hidden_dims: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -116,12 +119,14 @@ class MetaBatch(NamedTuple):
     """What an outer step learns from.
 
     Attributes:
-        phases: K + 1 phases of experience, (B, M, ...) each; all but the last are support of an inner step.
+        phases: K + 1 phases of experience, (B, M, ...) each.
+        supports: all phases but the last, with the advantages that the inner step on each follows.
         acted: the distributions that the actions of each phase were drawn from, (B, M, ...).
         returns: (K + 1, B), mean undiscounted return of each phase.
     """
 
     phases: Sequence[Samples]
+    supports: Sequence[Samples]
     acted: Sequence[ActionDistribution]
     returns: Tensor
 
@@ -130,21 +135,16 @@ class MetaBatch(NamedTuple):
         """B."""
         return self.returns.shape[1]
 
-    @property
-    def supports(self) -> Sequence[Samples]:
-        """The phases that an inner step is made on."""
-        return self.phases[:-1]
-
     def sound_tasks(self) -> Tensor:
         """(B,) bool: experience and adapted policies are finite."""
-        values = [v for phase in self.phases for v in (phase.obs, phase.advantage)]
+        values = [v for phase in (*self.phases, *self.supports) for v in (phase.obs, phase.advantage)]
         return finite_tasks(*values, *(v for old in self.acted for v in old))
 
     def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
         """The same for some of the tasks: a (B,) bool mask, or a slice."""
-        phases = [Samples(*(value[chosen] for value in phase)) for phase in self.phases]
+        phases, supports = ([Samples(*(v[chosen] for v in s)) for s in part] for part in (self.phases, self.supports))
         acted = [type(old)(*(value[chosen] for value in old)) for old in self.acted]
-        return MetaBatch(phases, acted, self.returns[:, chosen])
+        return MetaBatch(phases, supports, acted, self.returns[:, chosen])
 
     def split(self, num_tasks: int) -> list[MetaBatch]:
         """Parts of `num_tasks` tasks, the last one maybe of fewer."""
@@ -171,12 +171,16 @@ class GradientLearner:
         meta_parameters: what is meta-learned, by name: the policy's parameters but for the context, and
             `inner_lr.NAME` where step sizes are learned. Leaves that require gradients.
         later_step_scale: factor on inner steps beyond those that were meta-trained.
+        learned_loss: shapes the reward of inner steps; None: they follow the environment's.
 
     Args:
         spec: the environment.
         config: settings.
         seed: of the parameters and of action sampling.
         device: of the parameters.
+
+    Raises:
+        UnknownNameError, CheckpointError, ConfigError: no such inner reward, or none for this environment.
     """
 
     samples_support = True
@@ -189,6 +193,7 @@ class GradientLearner:
         self.config = config
         self._threads: Executor | None = None
         self._surrogate = SURROGATES[config.inner_surrogate]
+        self.learned_loss = named_reward(config.inner_reward, spec, config.discount, device)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -244,10 +249,10 @@ class GradientLearner:
         episodes = []
         for step in range(num_episodes):
             policy = TaskPolicies(self._acting, shared | adapted, env.num_tasks)
-            episodes.append(collect(env, policy, 1, generator, on_step))
+            episodes.append(collect(env, policy, 1, generator, on_step, reads_signals=self.learned_loss is not None))
             if step + 1 < num_episodes:
                 scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
-                support = self.samples(episodes[-1], 0, env.num_tasks)
+                support = self.samples(episodes[-1], 0, env.num_tasks, self._inner_reward(episodes[-1]))
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
                 sound = finite_tasks(*stepped.values())
                 adapted = {name: torch.where(like(sound, v), v, adapted[name]) for name, v in stepped.items()}
@@ -285,7 +290,11 @@ class GradientLearner:
         """What `collect` gathered, by phases and tasks."""
         num_tasks = rollout.num_worlds // self.config.episodes_per_task
         phases = self.each(lambda k: self.samples(rollout, k, num_tasks), range(rollout.num_episodes))
-        batch = MetaBatch(phases, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        supports = phases[:-1]
+        if self.learned_loss is not None:
+            reward = self._inner_reward(rollout)
+            supports = self.each(lambda k: self.samples(rollout, k, num_tasks, reward), range(len(supports)))
+        batch = MetaBatch(phases, supports, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
         parts = zip(*self.each(self._acted, self.chunks(batch)), strict=True)  # by phases, then by tasks
         return batch._replace(acted=[type(old[0])(*map(torch.cat, zip(*old, strict=True))) for old in parts])
 
@@ -334,8 +343,8 @@ class GradientLearner:
         """The policies of B tasks in the states of `samples`, (B, M, ...)."""
         return self.policy.distribution({**self.shared(meta_parameters), **adapted}, samples.obs)
 
-    def samples(self, rollout: Rollout, episode: int, num_tasks: int) -> Samples:
-        """The experience of one phase with advantages, (B, M, ...).
+    def samples(self, rollout: Rollout, episode: int, num_tasks: int, reward: Tensor | None = None) -> Samples:
+        """The experience of one phase with advantages, (B, M, ...); by the environment's reward or another, (T, N).
 
         Advantages are returns, discounted, less the linear feature baseline of the task fitted to them, over the
         generalised advantage estimator; normalised over the valid steps of each task. Time limits are ends.
@@ -349,16 +358,9 @@ class GradientLearner:
         def flat(values: Tensor) -> Tensor:
             return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
 
-        obs, reward, valid = of_tasks(self._normalized(rollout.obs)), of_tasks(rollout.reward), of_tasks(rollout.valid)
-        config = self.config
-        value = linear_baseline(obs, discounted_returns(reward, config.discount), valid)
-        nothing, ends = torch.zeros_like(value[-1]), of_tasks(rollout.terminated)
-        advantage = generalized_advantage(reward, value, nothing, config.discount, config.gae_lambda, ends)
-        count = valid.sum((0, 2), keepdim=True)  # (1, B, 1)
-        weight = valid.to(reward.dtype) / count
-        mean = (weight * advantage).sum((0, 2), keepdim=True)
-        variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
-        advantage = torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0)
+        obs, valid, ends = (of_tasks(v) for v in (self._normalized(rollout.obs), rollout.valid, rollout.terminated))
+        reward, config = of_tasks(rollout.reward if reward is None else reward), self.config
+        advantage, weight = task_advantage(obs, reward, valid, ends, config.discount, config.gae_lambda)
         return Samples(
             flat(obs),
             flat(of_tasks(rollout.action)),
@@ -391,6 +393,10 @@ class GradientLearner:
             if parameter.shape != values[name].shape:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.copy_(values[name])
+
+    def _inner_reward(self, rollout: Rollout) -> Tensor:
+        """What inner steps are to maximise, (T, N)."""
+        return rollout.reward if self.learned_loss is None else self.learned_loss.reward(rollout)
 
     def _inner_step(self, meta: Parameters, adapted: Parameters, support: Samples, scale: float) -> dict[str, Tensor]:
         """One inner step of each task, all at once."""

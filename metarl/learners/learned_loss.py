@@ -11,29 +11,26 @@ policies of other shapes on robots that they never saw (`transfer`). `ml3` and l
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError, UnknownNameError
+from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
-from metarl.losses.hand_designed import HandDesign
-from metarl.losses.support import Support
-from metarl.losses.table import LossName, make_inner_loss
+from metarl.losses.support import Support, support_of_phase
+from metarl.losses.table import make_inner_loss
 from metarl.nets.distributions import ActionDistribution, PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
-from metarl.rl.linear_baseline import linear_baseline
-from metarl.rl.pathwise import pathwise_gradient
-from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
 from metarl.types import Continuous, Rollout
@@ -43,117 +40,6 @@ Goal = Tensor | dict[str, Tensor]
 
 _CPU_CHUNK = 4
 """Tasks that are differentiated at a time on the CPU, so that their activations stay in its cache."""
-
-
-@dataclass(frozen=True)
-class LearnedLossConfig:
-    """Settings of learned losses, and of hand-designed ones that are used in the same way."""
-
-    total_steps: int = 12_000_000
-    """Environment steps of meta-training."""
-    loss: LossName = "reward"
-    """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3); of a
-    hand-designed loss only the step sizes are."""
-    drift_reward: HandDesign = "feedback"
-    """The reward, designed by hand, that a drift or lpg is learned on."""
-    adapts_to_task: bool = True
-    """The batch before adaptation modulates the loss."""
-    learns_step_size: bool = True
-    """Learn the size of each inner update."""
-    learns_offset: bool = False
-    """Learn what an inner update adds to each parameter of the policy (NoRML; loss advantage, fits one robot alone)."""
-    meta_batch_size: int = 16
-    """Tasks of an update, each with a policy of its own."""
-    episodes_per_task: int = 16
-    """Episodes before, and after, each inner update."""
-    num_inner_steps: int = 10
-    """Inner updates that the meta-gradient runs through."""
-    lifetime: int = 0
-    """Inner updates that a policy lives for in meta-training, in windows of `num_inner_steps`; 0: one window."""
-    inner_lr: float = 0.5
-    """Size of an inner update, or its start where it is learned."""
-    inner_epochs: int = 1
-    """Gradient steps of an inner update; with more than one the objective is PPO's."""
-    discount: float = 0.97
-    """Discount of rewards."""
-    inner_lambda: float = 0.9
-    """Decay of credit within the loss; together with the discount."""
-    lambda_anneal_steps: int = 0
-    """Inner updates over which a potential's lambda rises to 1, so that its bias vanishes; 0: it does not."""
-    head_dim: int = 16
-    """Hidden units of the loss."""
-    bound: float = 10.0
-    """Largest magnitude of what the loss adds."""
-    outer_lr: float = 1e-2
-    """Step size of Adam."""
-    anneal: bool = True
-    """Decrease it linearly to a tenth over the training."""
-    max_grad_norm: float = 1.0
-    """Largest norm of the meta-gradient, of each task and of their mean."""
-    outer: Literal["gradient", "evolution"] = "gradient"
-    """How the loss learns: by the gradient through the inner updates, or by evolution strategies, which need no memory
-    of them and see how the loss changes what is experienced."""
-    true_gradient: Literal["auto", "score", "pathwise"] = "auto"
-    """How the true return's gradient by the policies is had: from the likelihood of their actions, or through the
-    dynamics, which needs an environment of differentiable tensors and is far less noisy; auto: pathwise if it can."""
-    first_order: bool = False
-    """Leave out of the gradient how a change of one inner update turns the directions of later ones: that part explodes
-    over many long updates."""
-    true_episodes: int = 8
-    """Episodes of each policy that a pathwise gradient is taken from."""
-    sigma: float = 0.05
-    """Standard deviation of evolution's perturbations."""
-    early_weight: float = 0.3
-    """Weight of the return after the first inner update; that after the last one is 1, those between lie on a line."""
-    policy_dims: tuple[int, ...] = (32, 32)
-    """Widths of the policies' hidden layers."""
-    initial_std: float = 0.5
-    """Standard deviation of continuous actions of a fresh policy."""
-    normalizes_obs: bool = False
-    """Shift and scale observations by the statistics of the first batch ever."""
-    task_chunk: int = 0
-    """Tasks that are differentiated at a time; 0: few on the CPU, all on a GPU."""
-    update_threads: int = 2
-    """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{field.name} must be finite, got {value}.")
-        counts = ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "inner_epochs", "head_dim")
-        for name in (*counts, "true_episodes", "update_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.lifetime % self.num_inner_steps:
-            raise ConfigError(f"lifetime ({self.lifetime}) must be a multiple of num_inner_steps.")
-        if self.outer == "evolution" and (self.meta_batch_size % 2 or self.lifetime):
-            raise ConfigError(
-                "evolution takes an even meta_batch_size (pairs), and lifetime 0: num_inner_steps is free."
-            )
-        for name in ("inner_lr", "bound", "outer_lr", "max_grad_norm", "initial_std", "sigma"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("discount", "inner_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if self.learns_offset and self.loss != "advantage":
-            raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
-        if not all(width >= 1 for width in self.policy_dims):
-            raise ConfigError(f"policy_dims must be positive, got {self.policy_dims}.")
-
-    @property
-    def num_worlds(self) -> int:
-        """N = B * E."""
-        return self.meta_batch_size * self.episodes_per_task
-
-    @property
-    def episodes_per_trial(self) -> int:
-        """Phases of a trial."""
-        return self.num_inner_steps + 1
 
 
 class LearnedLossLearner:
@@ -193,7 +79,6 @@ class LearnedLossLearner:
             drift_reward=config.drift_reward,
         )
         self._columns = _columns(spec, inner.signals)
-        self._is_continuous = isinstance(spec.action_space, Continuous)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -389,25 +274,8 @@ class LearnedLossLearner:
     def support(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
         """The experience of one phase, (B, M, ...)."""
         steps = slice(episode * self.horizon, (episode + 1) * self.horizon)
-
-        def flat(values: Tensor) -> Tensor:  # (H, N, ...) -> (B, M, ...)
-            return values.unflatten(1, (num_tasks, -1)).transpose(0, 1).flatten(1, 2).contiguous()
-
         signals = rollout.signals[episode][..., self._columns]  # (H + 1, N, S)
-        action, valid = rollout.action[steps], rollout.valid[steps]
-        effort = action.square().mean(-1) if self._is_continuous else torch.zeros_like(rollout.reward[steps])
-        weight = flat(valid.to(rollout.reward.dtype))
-        return Support(
-            obs=flat(self._normalized(rollout.obs[steps])),
-            action=flat(action),
-            log_prob=flat(rollout.log_prob[steps]),
-            before=flat(signals[:-1]),
-            after=flat(signals[1:]),
-            effort=flat(effort.clamp(max=4.0)),
-            reward=flat(rollout.feedback[steps]),
-            ended=flat(rollout.terminated[steps].to(rollout.reward.dtype)),
-            weight=weight / weight.sum(1, keepdim=True).clamp(min=1.0),
-        )
+        return support_of_phase(rollout, steps, self._normalized(rollout.obs[steps]), signals, num_tasks)
 
     def true_advantage(self, rollout: Rollout, episode: int, num_tasks: int) -> Tensor:
         """Advantages by the environment's own reward, (B, M), with mean 0 and deviation 1 for each task."""
@@ -416,12 +284,7 @@ class LearnedLossLearner:
             values[steps].unflatten(1, (num_tasks, -1))
             for values in (self._normalized(rollout.obs), rollout.reward, rollout.valid, rollout.terminated)
         )
-        value = linear_baseline(obs, discounted_returns(reward, self.config.discount), valid)
-        advantage = generalized_advantage(reward, value, torch.zeros_like(value[-1]), self.config.discount, 1.0, ends)
-        weight = valid.to(reward.dtype) / valid.sum((0, 2), keepdim=True)
-        mean = (weight * advantage).sum((0, 2), keepdim=True)
-        variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
-        advantage = torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0)
+        advantage, _ = task_advantage(obs, reward, valid, ends, self.config.discount, 1.0)
         return advantage.transpose(0, 1).flatten(1, 2)
 
     def state_dict(self) -> dict[str, Any]:

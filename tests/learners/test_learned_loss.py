@@ -8,7 +8,8 @@ import torch
 import envs
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.losses.support import Support
 from tests.probes import hidden_lever
 
@@ -20,6 +21,7 @@ SMALL = LearnedLossConfig(
     num_inner_steps=2,
     head_dim=4,
     policy_dims=(5,),
+    first_order=False,
     update_threads=1,
 )
 SPEC = envs.make_spec("reach-robots", horizon=6)

@@ -23,6 +23,7 @@ RULE = LPG(FEEDBACK, H, 0.97, bound=2.0, hidden_dim=6, num_extra_outputs=Y)
 SPEC = envs.make_spec("reach-robots", horizon=6)
 B = 4
 SMALL = LearnedLossConfig(
+    first_order=False,
     total_steps=1,
     loss="lpg",
     drift_reward="dense",
@@ -282,6 +283,7 @@ def test_a_rule_that_was_learned_finds_the_lever_that_pays():
     """Fresh policies pull a third of the levers right: 4 / 3. The rule has to find out what a reward is."""
     spec = hidden_lever()
     config = LearnedLossConfig(
+        first_order=False,
         loss="lpg",
         adapts_to_task=False,
         meta_batch_size=12,

@@ -21,6 +21,7 @@ LOSS = ML3Control(3, 2, ("log_distance",), hidden_dim=5)
 SPEC = envs.make_spec("reach-robots", horizon=6)
 B = 4
 SMALL = LearnedLossConfig(
+    first_order=False,
     total_steps=1,
     loss="ml3",
     meta_batch_size=B,
@@ -217,7 +218,13 @@ def test_offsets_are_of_the_learned_advantage():
 
 def test_a_loss_that_was_learned_brings_robots_to_their_goals():
     config = LearnedLossConfig(
-        loss="ml3", adapts_to_task=False, meta_batch_size=8, episodes_per_task=8, num_inner_steps=4, update_threads=1
+        first_order=False,
+        loss="ml3",
+        adapts_to_task=False,
+        meta_batch_size=8,
+        episodes_per_task=8,
+        num_inner_steps=4,
+        update_threads=1,
     )
     spec = envs.make_spec("reach-robots", horizon=20)
     learner, env, generator = (
