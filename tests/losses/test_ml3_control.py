@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import envs
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
+from metarl.learned_loss import transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.ml3_control import ML3Control, make_ml3_control
 from metarl.losses.support import Support
@@ -125,6 +126,16 @@ def test_another_robot_is_refused_whose_numbers_add_up_to_the_same():
     target = LearnedLossLearner(hidden_target(), SMALL, 0)
     with pytest.raises(ConfigError, match="fits the robot and the policies that it was trained on alone"):
         target.load_state_dict(learner.state_dict())
+
+
+@LOSSES
+def test_it_is_not_taken_to_another_environment(changes):
+    learner = LearnedLossLearner(SPEC, replace(SMALL, **changes), 0)
+    assert transfer(learner, SPEC, 1).loss.fits_one_robot
+    with pytest.raises(ConfigError, match="fits the robot that it was trained on alone, that of reach-robots"):
+        transfer(learner, envs.make_spec("reach-planar"), 1)
+    with pytest.raises(ConfigError, match="fits the robot"):
+        transfer(learner, replace(SPEC, obs_dim=12), 1)
 
 
 def double(values):
