@@ -13,9 +13,13 @@ from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
+from metarl.losses.lpg import LPG
+from metarl.losses.ml3_control import make_ml3_control
 from metarl.losses.support import step_input_names
 
-LossName = Literal["reward", "potential", "advantage", "drift", "feedback", "dense", "dense-bonus", "hand-potential"]
+LossName = Literal[
+    "reward", "potential", "advantage", "drift", "lpg", "ml3", "feedback", "dense", "dense-bonus", "hand-potential"
+]
 
 
 def make_inner_loss(
@@ -39,10 +43,10 @@ def make_inner_loss(
         lambda_anneal_steps: of a potential.
         hidden_dim, bound: of the network inside a learned loss.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
-        drift_reward: what the advantages of a learned drift are computed from.
+        drift_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
 
     Raises:
-        ConfigError: the loss reads signals and the environment gives none.
+        ConfigError: the loss reads signals and the environment gives none, or needs continuous actions.
     """
     signals = () if spec.signals is None else spec.signals.names
     if name in ("reward", "potential", "advantage") and not signals:
@@ -52,6 +56,10 @@ def make_inner_loss(
     horizon = spec.horizon
     if name == "drift":
         return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
+    if name == "lpg":
+        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount, bound)
+    if name == "ml3":
+        return make_ml3_control(spec)
     credit: Credit
     if name == "reward":
         head = Head(len(step_input_names(signals)), hidden_dim, bound)
