@@ -129,6 +129,11 @@ class LearnedLoss:
         loss.inner = dataclasses.replace(inner, credit=dataclasses.replace(inner.credit, discount=discount))
         return dataclasses.replace(self, loss=loss)
 
+    def discount(self, usual: float) -> float:
+        """The discount of later rewards that a learner is to take instead of its usual one: the decay that a reward
+        learned, of which it is a part; other losses go with any."""
+        return float(self.parameters["decay"].sigmoid()) if "decay" in self.parameters else usual
+
     def reward(self, before: Array, after: Array, effort: Array, feedback: Array, ended: Array) -> Array:
         """Shape rewards.
 

@@ -294,6 +294,14 @@ def test_ppo_gets_the_feedback_where_the_learned_reward_is_zero(runs, tmp_path):
     assert torch.equal(learner._reward(rollout), rollout.feedback)
 
 
+def test_ppo_discounts_a_learned_reward_by_the_decay_that_it_learned(runs):
+    loss = LearnedLoss.load(runs / "reward")
+    assert loss.discount(0.9) == pytest.approx(TINY.discount * TINY.inner_lambda, abs=0.1)
+    assert ppo(f"learned:{runs / 'reward'}", discount=0.9).discount == loss.discount(0.9) != 0.9
+    assert ppo(f"learned:{runs / 'potential'}", discount=0.9).discount == 0.9
+    assert ppo("clip", discount=0.9).discount == 0.9
+
+
 def test_a_drift_takes_the_place_of_the_clip_and_leaves_the_reward(runs):
     learner = ppo(f"learned:{runs / 'drift'}")
     rollout, _ = experience(learner)
@@ -365,10 +373,13 @@ def trial_and_batch(make, inner_reward, **changes):
 @pytest.mark.parametrize("kind", SHAPING)
 def test_inner_steps_follow_the_learned_reward_and_the_outer_step_the_environments(runs, make, kind):
     learner, rollout, batch = trial_and_batch(make, f"learned:{runs / kind}")
-    shaped = learner.learned_loss.reward(rollout)
-    for phase, reward in ((batch.phases, rollout.reward), (batch.supports, shaped)):
-        expected = learner.samples(rollout, 0, 2, reward)
-        assert torch.equal(phase[0].advantage, expected.advantage)
+    discount = learner.learned_loss.loss.discount(learner.config.discount)
+    assert (discount != learner.config.discount) == (kind == "reward")
+    plain, _, _ = trial_and_batch(make, "own", discount=discount)
+    plain.obs_normalizer = learner.obs_normalizer
+    shaped = replace(rollout, reward=learner.learned_loss.reward(rollout))
+    assert torch.equal(batch.phases[0].advantage, learner.samples(rollout, 0, 2).advantage)
+    assert torch.equal(batch.supports[0].advantage, plain.samples(shaped, 0, 2).advantage)
     assert not torch.equal(batch.supports[0].advantage, batch.phases[0].advantage)
     # The trial took the same steps: log-probabilities after adaptation come out again.
     adapted = learner.unroll(learner.meta_parameters, batch.supports, 2)[-1]

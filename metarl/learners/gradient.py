@@ -252,7 +252,7 @@ class GradientLearner:
             episodes.append(collect(env, policy, 1, generator, on_step, reads_signals=self.learned_loss is not None))
             if step + 1 < num_episodes:
                 scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
-                support = self.samples(episodes[-1], 0, env.num_tasks, self._inner_reward(episodes[-1]))
+                support = self.samples(episodes[-1], 0, env.num_tasks, is_support=True)
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
                 sound = finite_tasks(*stepped.values())
                 adapted = {name: torch.where(like(sound, v), v, adapted[name]) for name, v in stepped.items()}
@@ -292,8 +292,7 @@ class GradientLearner:
         phases = self.each(lambda k: self.samples(rollout, k, num_tasks), range(rollout.num_episodes))
         supports = phases[:-1]
         if self.learned_loss is not None:
-            reward = self._inner_reward(rollout)
-            supports = self.each(lambda k: self.samples(rollout, k, num_tasks, reward), range(len(supports)))
+            supports = self.each(lambda k: self.samples(rollout, k, num_tasks, is_support=True), range(len(supports)))
         batch = MetaBatch(phases, supports, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
         parts = zip(*self.each(self._acted, self.chunks(batch)), strict=True)  # by phases, then by tasks
         return batch._replace(acted=[type(old[0])(*map(torch.cat, zip(*old, strict=True))) for old in parts])
@@ -343,8 +342,8 @@ class GradientLearner:
         """The policies of B tasks in the states of `samples`, (B, M, ...)."""
         return self.policy.distribution({**self.shared(meta_parameters), **adapted}, samples.obs)
 
-    def samples(self, rollout: Rollout, episode: int, num_tasks: int, reward: Tensor | None = None) -> Samples:
-        """The experience of one phase with advantages, (B, M, ...); by the environment's reward or another, (T, N).
+    def samples(self, rollout: Rollout, episode: int, num_tasks: int, is_support: bool = False) -> Samples:
+        """The experience of one phase with advantages, (B, M, ...); those of a support are by the inner reward.
 
         Advantages are returns, discounted, less the linear feature baseline of the task fitted to them, over the
         generalised advantage estimator; normalised over the valid steps of each task. Time limits are ends.
@@ -359,8 +358,8 @@ class GradientLearner:
             return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
 
         obs, valid, ends = (of_tasks(v) for v in (self._normalized(rollout.obs), rollout.valid, rollout.terminated))
-        reward, config = of_tasks(rollout.reward if reward is None else reward), self.config
-        advantage, weight = task_advantage(obs, reward, valid, ends, config.discount, config.gae_lambda)
+        reward, discount = self._inner_reward(rollout) if is_support else (rollout.reward, self.config.discount)
+        advantage, weight = task_advantage(obs, of_tasks(reward), valid, ends, discount, self.config.gae_lambda)
         return Samples(
             flat(obs),
             flat(of_tasks(rollout.action)),
@@ -394,9 +393,11 @@ class GradientLearner:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.copy_(values[name])
 
-    def _inner_reward(self, rollout: Rollout) -> Tensor:
-        """What inner steps are to maximise, (T, N)."""
-        return rollout.reward if self.learned_loss is None else self.learned_loss.reward(rollout)
+    def _inner_reward(self, rollout: Rollout) -> tuple[Tensor, float]:
+        """What inner steps are to maximise, (T, N), and the discount of later rewards."""
+        if self.learned_loss is None:
+            return rollout.reward, self.config.discount
+        return self.learned_loss.reward(rollout), self.learned_loss.loss.discount(self.config.discount)
 
     def _inner_step(self, meta: Parameters, adapted: Parameters, support: Samples, scale: float) -> dict[str, Tensor]:
         """One inner step of each task, all at once."""

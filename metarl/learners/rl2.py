@@ -60,7 +60,7 @@ class RL2Config:
     num_minibatches: int = 4
     """Parts of a pass; each holds whole trials."""
     discount: float = 0.97
-    """Discount factor over the steps of a trial."""
+    """Discount factor over the steps of a trial; a learned reward brings its own."""
     gae_lambda: float = 0.9
     """Decay of the advantage estimator."""
     bootstrap_at_end: bool = False
@@ -129,6 +129,7 @@ class RL2:
 
     Attributes:
         learned_loss: the loss of `learned:RUN`, None where the setting `loss` is another.
+        discount: of later rewards.
 
     Raises:
         UnknownNameError, CheckpointError, ConfigError: no such loss, or one that does not go with the environment.
@@ -138,9 +139,10 @@ class RL2:
         self.config = config
         self.learned_loss = named_loss(config.loss, spec, config.discount, device)
         if self.learned_loss is None:
-            self.objective = policy_objective(config.loss, config.clip)
+            self.objective, self.discount = policy_objective(config.loss, config.clip), config.discount
         else:
             self.objective = self.learned_loss.objective(config.clip)
+            self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -275,7 +277,7 @@ class RL2:
         cut = rollout.terminated.clone()
         cut[:last_episode] = False
         last_value = value[-1] * self.config.bootstrap_at_end * rollout.truncated[-1]
-        discount, gae_lambda = self.config.discount, self.config.gae_lambda
+        discount, gae_lambda = self.discount, self.config.gae_lambda
         advantage = generalized_advantage(reward, value[:-1], last_value, discount, gae_lambda, cut)
         target = advantage + value[:-1]
         if self.learned_loss is not None and self.learned_loss.loss.role == "advantage":
@@ -303,6 +305,6 @@ class RL2:
     def _update_normalizers(self, rollout: Rollout) -> None:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
-        self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.config.discount))
+        self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.discount))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)
