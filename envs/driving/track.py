@@ -144,8 +144,10 @@ PARAMETERS = (
 )
 SHIFTS = {
     "grip": ("grip",),
-    "vehicle": tuple(f"tyre_stiffness_{axle}" for axle in ("front", "rear"))
-    + ("mass", "yaw_inertia", "com_shift", "steer_delay", "steer_offset", "motor_lag", "power"),
+    "vehicle": (
+        *("tyre_stiffness_front", "tyre_stiffness_rear", "mass", "yaw_inertia", "com_shift"),
+        *("steer_delay", "steer_offset", "motor_lag", "power"),
+    ),
 }
 
 

@@ -23,6 +23,7 @@ from metarl.errors import ConfigError, UnknownNameError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
+from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
 from metarl.losses.support import Support, support_of_phase
 from metarl.losses.table import make_inner_loss
@@ -105,6 +106,8 @@ class LearnedLossLearner:
                 f"which {spec.name} is not. Take score."
             )
         self._is_pathwise = config.true_gradient != "score" and differentiable
+        at_once = self._chunk(config.meta_batch_size) * (config.update_threads if self.device.type == "cpu" else 1)
+        refuse_beyond_memory(unroll_bytes(config, at_once, self.horizon, self.policy.dims), self.device)
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
@@ -124,6 +127,10 @@ class LearnedLossLearner:
         self.agents = self.fresh(config.meta_batch_size, self.generators["starts"])
         self.ages = torch.zeros(config.meta_batch_size, dtype=torch.int64, device=self.device)
         self.agent_tasks = torch.zeros(config.meta_batch_size, spec.tasks.dim, device=self.device)
+
+    def _chunk(self, num_tasks: int) -> int:
+        """Tasks that are differentiated at a time."""
+        return self.config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else num_tasks)
 
     def fresh(self, num_tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Random policies, (B, ...) each; `generator` is of the CPU."""
@@ -230,7 +237,7 @@ class LearnedLossLearner:
         """
         meta = self._constant()
         slopes = torch.func.vmap(torch.func.grad_and_value(self._lifetime, has_aux=True), in_dims=(None, 0, 0, 0, 0))
-        chunk = self.config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else len(ages))
+        chunk = self._chunk(len(ages))
 
         def part(first: int) -> Any:
             of = slice(first, first + chunk)

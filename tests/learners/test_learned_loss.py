@@ -1,5 +1,6 @@
 """The learner of losses: meta-gradients against finite differences, lives, evolution, learning."""
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.support import Support
 from tests.probes import hidden_lever
 
@@ -191,6 +193,39 @@ def test_a_discrete_policy_can_learn_by_a_drift():
 def test_wrong_settings_are_refused(change, said):
     with pytest.raises(ConfigError, match=said):
         replace(SMALL, **change)
+
+
+def test_what_would_not_fit_into_memory_is_refused_with_the_number():
+    with pytest.raises(ConfigError, match=r"would take about \d+\.\d GiB, and \d+\.\d GiB are there.*evolution"):
+        LearnedLossLearner(SPEC, replace(SMALL, num_inner_steps=200_000, task_chunk=4, policy_dims=(1000,)), 0)
+    LearnedLossLearner(SPEC, replace(SMALL, num_inner_steps=200_000, outer="evolution", policy_dims=(1000,)), 0)
+
+
+def test_the_estimate_of_memory_grows_with_what_is_kept():
+    config = replace(SMALL, first_order=True, head_dim=16, num_inner_steps=10)
+    needed = unroll_bytes(config, 2, 6, (13, 32, 32, 3))
+    assert needed == 4 * (2 * E * 6) * 10 * 4 * 96
+    longer = replace(config, num_inner_steps=20, inner_epochs=2, first_order=False)
+    assert unroll_bytes(longer, 2, 6, (13, 32, 32, 3)) == 10 * needed
+    refuse_beyond_memory(needed, torch.device("cpu"), available=2 * needed)
+    with pytest.raises(ConfigError, match="GiB"):
+        refuse_beyond_memory(needed, torch.device("cpu"), available=needed)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_a_thousand_meta_steps():
+    config = replace(SMALL, lifetime=4, episodes_per_task=2, meta_batch_size=2)
+    learner = LearnedLossLearner(envs.make_spec("reach-robots", horizon=3), config, 0)
+    env = BatchedEnv(learner.spec, config.num_worlds)
+    tasks = learner.spec.tasks.split("train", 2)
+    alive = {}
+    for step in range(1000):
+        env.set_tasks(tasks)
+        learner.update(learner.collect(env), step / 1000)
+        if step in (100, 500, 999):
+            gc.collect()
+            alive[step] = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+    assert max(alive.values()) - min(alive.values()) <= 5, alive
 
 
 def test_signals_that_an_environment_lacks_are_named():
