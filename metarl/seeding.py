@@ -22,3 +22,10 @@ def make_generator(seed: int, purpose: str, device: str | torch.device = "cpu") 
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
+
+
+def twin(generator: torch.Generator) -> torch.Generator:
+    """Another generator that will draw what this one is about to draw."""
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy

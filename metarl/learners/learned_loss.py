@@ -33,7 +33,7 @@ from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
-from metarl.seeding import make_generator
+from metarl.seeding import make_generator, twin
 from metarl.types import Continuous, Rollout
 
 Goal = Tensor | dict[str, Tensor]
@@ -144,7 +144,7 @@ class LearnedLossLearner:
         if self.config.outer == "evolution":  # the two of a pair have the same task and the same start
             env.set_tasks(tasks[::2].repeat_interleave(2, 0))
             starts = {name: value[::2].repeat_interleave(2, 0) for name, value in self.agents.items()}
-            population, _ = self._population(_copy(self.generators["evolution"]))
+            population, _ = self._population(twin(self.generators["evolution"]))
             return self._live(env, population, 0, starts, self.ages, num_episodes, generator)
         env.set_tasks(torch.where((self.ages > 0).unsqueeze(1), self.agent_tasks, tasks))
         return self._live(env, self._constant(), None, self.agents, self.ages, num_episodes, generator)
@@ -426,12 +426,6 @@ class LearnedLossLearner:
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin
 
 
 def _columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
