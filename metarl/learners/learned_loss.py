@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -24,8 +24,9 @@ from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.losses.adaptive import AdaptiveLoss
+from metarl.losses.formula import formula_of, is_formula, self_contained
 from metarl.losses.support import Support
-from metarl.losses.table import LossName, make_inner_loss
+from metarl.losses.table import check_loss_name, make_inner_loss
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
@@ -45,8 +46,9 @@ class LearnedLossConfig:
 
     total_steps: int = 12_000_000
     """Environment steps of meta-training."""
-    loss: LossName = "reward"
-    """What is learned: a reward, a potential or an advantage; or a hand-designed loss, of which only step sizes are."""
+    loss: str = "reward"
+    """What is learned: reward, potential or advantage. Or a loss of which only step sizes are: feedback, dense,
+    dense-bonus, hand-potential, or formula:FILE, which brings its own discount, lambda, bound and first step sizes."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
@@ -93,6 +95,7 @@ class LearnedLossConfig:
     """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
 
     def __post_init__(self) -> None:
+        check_loss_name(self.loss)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -124,6 +127,10 @@ class LearnedLossConfig:
     def episodes_per_trial(self) -> int:
         """Phases of a trial."""
         return self.num_inner_steps + 1
+
+    def self_contained(self) -> LearnedLossConfig:
+        """The same settings without reference to a file."""
+        return replace(self, loss=self_contained(self.loss))
 
 
 class LearnedLossLearner:
@@ -163,7 +170,7 @@ class LearnedLossLearner:
                 num_epochs=config.inner_epochs,
             ),
             config.num_inner_steps,
-            config.inner_lr,
+            formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
         )

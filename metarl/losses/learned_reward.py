@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarl.losses.formula import FormulaHead
 from metarl.losses.head import Head
 from metarl.losses.support import Support, credit, step_input_names, step_inputs
 
@@ -30,7 +31,7 @@ class LearnedReward:
     horizon: int
     discount: float
     gae_lambda: float
-    head: Head
+    head: Head | FormulaHead
 
     @property
     def input_names(self) -> tuple[str, ...]:
