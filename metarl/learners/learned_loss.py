@@ -215,8 +215,13 @@ class LearnedLossLearner:
         num_episodes: int,
         generator: torch.Generator | None,
         on_step: Callable[[BatchedEnv], None] | None = None,
+        on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
+
+        Args:
+            env, num_episodes, generator, on_step: see `Adapts.trial`.
+            on_policies: called with the policies, (B, ...) each, before each phase.
 
         Raises:
             ConfigError: no generator; without exploration there is no policy gradient.
@@ -226,7 +231,7 @@ class LearnedLossLearner:
         drawn = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         starts = self.fresh(env.num_tasks, torch.Generator().manual_seed(drawn))
         ages = torch.zeros(env.num_tasks, dtype=torch.int64, device=self.device)
-        return self._live(env, starts, ages, num_episodes, generator, on_step)
+        return self._live(env, starts, ages, num_episodes, generator, on_step, on_policies)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the loss on the lives of a meta-batch of policies.
@@ -356,6 +361,10 @@ class LearnedLossLearner:
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
 
+    def acting(self, policies: Parameters, num_tasks: int) -> TaskPolicies:
+        """Policies, (B, ...) each, as one over the worlds of their tasks; it reads observations as they come."""
+        return TaskPolicies(self._acting, policies, num_tasks)
+
     def distribution(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
         """The action distributions of policies on observations that are scaled already."""
         return self.policy.distribution(parameters, obs)
@@ -369,13 +378,16 @@ class LearnedLossLearner:
         num_episodes: int,
         generator: torch.Generator,
         on_step: Callable[[BatchedEnv], None] | None = None,
+        on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Let policies learn. One whose update is not finite goes on with the parameters that it had."""
         meta = {name: value.detach() for name, value in self.meta_parameters.items()}
         policies, episodes = dict(starts), []
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
         for k in range(num_episodes):
-            acting = TaskPolicies(self._acting, policies, env.num_tasks)
+            if on_policies is not None:
+                on_policies(policies)
+            acting = self.acting(policies, env.num_tasks)
             episodes.append(collect(env, acting, 1, generator, on_step, reads_signals=True))
             if k + 1 == num_episodes:
                 break
