@@ -52,7 +52,7 @@ class Candidate:
 
     Attributes:
         expression: the formula.
-        source: "sparse regression" or "symbolic regression".
+        source: "sparse regression", "symbolic regression", or "nothing learned" for the formula 0.
         complexity: its nodes.
         r_squared: of the bounded head, on tasks that it was not fitted to.
         advantage_correlation: of the advantages that it gives with those of the network, as it is on each task.
@@ -139,11 +139,13 @@ def distil(
         value = head.bound * np.tanh(values_of(node, x[is_held_out], names) / head.bound)
         return r_squared(value, bounded[is_held_out])
 
-    front = _thinned(pareto_front(list(found), fidelity))
+    nothing = Number(0.0)  # what the feedback does alone
+    front = [(nothing, fidelity(nothing)), *_thinned(pareto_front(list(found), fidelity))]
     scales = sorted({1.0, *step_scales})
     test = _Test(learner, spec, lives, num_validation_tasks, seed)
     candidates = [
-        test.of(node, found[node], score, advantage_correlation(credit, node, lives), scales) for node, score in front
+        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives), scales)
+        for node, score in front
     ]
     chosen = next((one for one in candidates if one.is_accepted), None)
     return Distillation(
@@ -159,14 +161,14 @@ def distil(
 
 def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives) -> float:
     """Correlation of the standardised advantages of a formula and of the network, over all tasks and inner updates."""
-    ours = replace(credit, head=FormulaHead(node, credit.input_names, credit.head.bound))
+    ours = replace(credit, head=FormulaHead(node, credit.input_names, credit.head.bound))  # its decay is the network's
     shares = []
     for k, support in enumerate(lives.supports[:-1]):
         step = torch.tensor(k, device=support.weight.device)
 
         def pair(loss: dict[str, Tensor], *fields: Tensor, step: Tensor = step) -> tuple[Tensor, Tensor]:  # of one task
             experience = Support(*fields)
-            return credit.advantage(loss, experience, step), ours.advantage({}, experience, step)
+            return credit.advantage(loss, experience, step), ours.advantage(loss, experience, step)
 
         network, formula = torch.func.vmap(pair)(dict(lives.loss), *support)
         spread = (support.weight * formula.square()).sum(1) * (support.weight * network.square()).sum(1)
@@ -180,6 +182,7 @@ class _Test:
     def __init__(self, learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, num_tasks: int, seed: int):
         self._learner, self._spec, self._seed = learner, spec, seed
         self._step_sizes = lives.log_step_size.mean(0)  # (K, 3)
+        self._loss = typical(lives.loss)
         self._train_tasks = lives.tasks
         self._tasks = spec.tasks.split("validation", num_tasks, seed).to(learner.device)
         returns = self._returns(learner, self._tasks)
@@ -217,14 +220,19 @@ class _Test:
         return self._formula(chosen.expression, chosen.step_scale, {**made_by, **measured})
 
     def _formula(self, text: str, scale: float, made_by: dict[str, Any]) -> Formula:
-        credit, config = learned_credit(self._learner), self._learner.config
+        credit = learned_credit(self._learner)
+        discount, gae_lambda = self._learner.config.discount, self._learner.config.inner_lambda
+        if isinstance(credit, LearnedReward):
+            decay = float(credit.decay(self._loss))
+            # A learned decay may be slower than the discount.
+            discount, gae_lambda = (discount, decay / discount) if decay < discount else (decay, 1.0)
         return Formula(
             loss=_name(credit),
             expression=text,
             signals=tuple(credit.signals),
             bound=credit.head.bound,
-            discount=config.discount,
-            gae_lambda=config.inner_lambda,
+            discount=discount,
+            gae_lambda=gae_lambda,
             step_sizes=tuple(tuple(row) for row in (self._step_sizes.exp() * scale).tolist()),
             made_by=made_by,
         )
@@ -279,7 +287,7 @@ def _samples(
 
 
 def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int) -> dict[Node, str]:
-    """Formulas and where they come from; a constant is among them, which is what the feedback alone can do."""
+    """Formulas and where they come from."""
     found: dict[Node, str] = {}
     for node in sparse_candidates(x, y, names):
         found[rounded(node, _DIGITS)] = "sparse regression"
@@ -287,7 +295,7 @@ def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int) -> dict
         few = slice(0, _MAX_SEARCH_ROWS)
         for node in symbolic_candidates(x[few], y[few], names, seed):
             found.setdefault(rounded(refitted(node, x[few], y[few], names), _DIGITS), "symbolic regression")
-    return {Number(0.0): "nothing learned"} | found
+    return found
 
 
 def _thinned(front: list[tuple[Node, float]]) -> list[tuple[Node, float]]:

@@ -33,6 +33,7 @@ THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2)
 """Coefficients of standardised terms below these shares of the target's deviation are dropped."""
 
 MAX_TERMS = 12
+_ONE = Number(1.0)
 _TANH_SLOPES = (1.0, 3.0)
 _RIDGE = 1e-3
 _SAME, _MIN_STD, _LARGEST_EXPONENT = 0.99999, 1e-6, 4.0
@@ -49,13 +50,13 @@ def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: i
         max_terms: terms of the largest sum, without the constant.
 
     Returns:
-        Formulas with 0 terms, 1 term and so on, in no particular order, some of them alike.
+        Formulas with 1 term, 2 terms and so on, in no particular order, some of them alike.
     """
     terms, columns = _library(x, names)
     deviation = columns.std(0)
     standard = (columns - columns.mean(0)) / deviation  # (R, L)
     target = y - y.mean()
-    supports: list[list[int]] = [[]]
+    supports: list[list[int]] = []
     for threshold in THRESHOLDS:
         kept = _thresholded(standard, target, threshold * max(float(y.std()), 1e-12), max_terms)
         while kept:
@@ -82,7 +83,6 @@ def symbolic_candidates(
         raise ConfigError(f"symbolic regression needs pyoperon: {INSTALL}")
     from pyoperon.sklearn import SymbolicRegressor
 
-    # Half of the tournaments are about length: the front then has short formulas as well.
     search = SymbolicRegressor(
         allowed_symbols="add,sub,mul,div,tanh,exp,abs,constant,variable",
         objectives=["r2", "length"],
@@ -124,7 +124,8 @@ def refitted(node: Node, x: NDArray, y: NDArray, names: Sequence[str], max_evalu
         return node
 
     def residual(values: NDArray) -> NDArray:
-        return np.nan_to_num(values_of(with_constants(node, values), x, names) - y, nan=1e6, posinf=1e6, neginf=-1e6)
+        found = values_of(with_constants(node, values.tolist()), x, names)
+        return np.nan_to_num(found - y, nan=1e6, posinf=1e6, neginf=-1e6)
 
     fit = least_squares(residual, start, method="lm", max_nfev=max_evaluations)
     better = np.isfinite(fit.x).all() and fit.cost <= 0.5 * float(np.square(residual(start)).sum())
@@ -157,38 +158,52 @@ def pareto_front(
 
 
 def simplified(node: Node) -> Node:
-    """The same function with constants folded and neutral elements left out."""
-    if not isinstance(node, Apply):
-        return node
-    arguments = tuple(map(simplified, node.arguments))
-    if all(isinstance(argument, Number) for argument in arguments):
-        value = float(evaluate(Apply(node.operation, arguments), {"": torch.zeros((), dtype=torch.float64)}))
-        return Number(value) if np.isfinite(value) else Apply(node.operation, arguments)
-    if node.operation in ("+", "-", "*", "/"):
-        return _folded(node.operation, *arguments)
-    return negative(arguments[0]) if node.operation == "negative" else Apply(node.operation, arguments)
+    """The same function as a sum of terms that differ, each with one constant, inside and out."""
+    return _weighted_sum(_linear(node))
 
 
-def _folded(operation: str, left: Node, right: Node) -> Node:
-    """One operator with simplified arguments, not both of them constant."""
-    if operation == "-" and isinstance(right, Number):
-        operation, right = "+", Number(-right.value)
-    if operation == "/" and isinstance(right, Number) and right.value:
-        operation, right = "*", Number(1 / right.value)
-    if operation in ("+", "*") and isinstance(right, Number):
-        left, right = right, left  # constants stand first
-    if isinstance(left, Number):
-        if (operation, left.value) in (("+", 0.0), ("*", 1.0)):
-            return right
-        if (operation, left.value) == ("*", 0.0):
-            return Number(0.0)
-        inner = right.arguments if isinstance(right, Apply) and right.operation == operation else ()
-        if operation in ("+", "*") and inner and isinstance(inner[0], Number):  # a + (b + x), a * (b * x)
-            pair = left.value + inner[0].value if operation == "+" else left.value * inner[0].value
-            return _folded(operation, Number(pair), inner[1])
-    if operation == "+" and isinstance(right, Apply) and right.operation == "negative":
-        operation, right = "-", right.arguments[0]
-    return Apply(operation, (left, right))
+def _linear(node: Node) -> dict[Node, float]:
+    """A formula as weights of terms; the constant is the weight of `_ONE`."""
+    if isinstance(node, Number):
+        return {_ONE: node.value}
+    if isinstance(node, Input):
+        return {node: 1.0}
+    parts = [_linear(argument) for argument in node.arguments]
+    if node.operation == "negative":
+        return _scaled(parts[0], -1.0)
+    if node.operation in ("+", "-"):
+        total = dict(parts[0])
+        for term, weight in _scaled(parts[1], 1.0 if node.operation == "+" else -1.0).items():
+            total[term] = total.get(term, 0.0) + weight
+        return total
+    if node.operation == "*":
+        for one, other in (parts, parts[::-1]):
+            if set(one) <= {_ONE}:
+                return _scaled(other, one.get(_ONE, 0.0))
+        if all(len(part) == 1 for part in parts):  # (a x) (b y) = a b (x y)
+            (left, a), (right, b) = (next(iter(part.items())) for part in parts)
+            return {Apply("*", (left, right)): a * b}
+    if node.operation == "/" and set(parts[1]) == {_ONE} and parts[1][_ONE]:
+        return _scaled(parts[0], 1 / parts[1][_ONE])
+    return {Apply(node.operation, tuple(map(_weighted_sum, parts))): 1.0}
+
+
+def _scaled(weights: dict[Node, float], factor: float) -> dict[Node, float]:
+    return {term: factor * weight for term, weight in weights.items()}
+
+
+def _weighted_sum(weights: dict[Node, float]) -> Node:
+    """Terms by falling weight, a positive one first, the constant last."""
+    order = sorted(
+        (item for item in weights.items() if item[1]), key=lambda item: (item[0] == _ONE, item[1] < 0, -abs(item[1]))
+    )
+    total: Node | None = None
+    for term, weight in order:
+        is_negative = weight < 0 and total is not None
+        size = Number(abs(weight) if is_negative else weight)
+        part: Node = size if term == _ONE else term if size.value == 1 else Apply("*", (size, term))
+        total = part if total is None else Apply("-" if is_negative else "+", (total, part))
+    return Number(0.0) if total is None else total
 
 
 def _library(x: NDArray, names: Sequence[str]) -> tuple[list[Node], NDArray]:
@@ -249,11 +264,9 @@ def _sum(terms: Sequence[Node], columns: NDArray, y: NDArray, kept: Sequence[int
     """The least-squares combination of terms with a constant."""
     design = np.column_stack([columns[:, list(kept)], np.ones(len(y))])
     *weights, constant = np.linalg.lstsq(design, y, rcond=None)[0]
-    total: Node = Number(float(constant))
-    for weight, index in sorted(zip(weights, kept, strict=True), key=lambda pair: -abs(pair[0])):
-        scaled = Apply("*", (Number(abs(float(weight))), terms[index]))
-        total = Apply("+" if weight > 0 else "-", (total, scaled))
-    return total
+    return _weighted_sum(
+        {terms[i]: float(weight) for weight, i in zip(weights, kept, strict=True)} | {_ONE: float(constant)}
+    )
 
 
 def _renamed(node: Node, names: dict[str, str]) -> Node:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,11 +25,13 @@ from metarl.errors import ConfigError, UnknownNameError
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.losses.adaptive import AdaptiveLoss
 from metarl.losses.formula import formula_of, is_formula, self_contained
+from metarl.losses.hand_designed import HandDesign
 from metarl.losses.support import Support
 from metarl.losses.table import check_loss_name, make_inner_loss
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
+from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rl.linear_baseline import linear_baseline
 from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, join
@@ -47,8 +49,10 @@ class LearnedLossConfig:
     total_steps: int = 12_000_000
     """Environment steps of meta-training."""
     loss: str = "reward"
-    """What is learned: reward, potential or advantage. Or a loss of which only step sizes are: feedback, dense,
+    """What is learned: reward, potential, advantage or drift. Or a loss of which only step sizes are: feedback, dense,
     dense-bonus, hand-potential, or formula:FILE, which brings its own discount, lambda, bound and first step sizes."""
+    drift_reward: HandDesign = "feedback"
+    """The reward, designed by hand, that a drift is learned on."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
@@ -81,6 +85,11 @@ class LearnedLossConfig:
     """Decrease it linearly to a tenth over the training."""
     max_grad_norm: float = 1.0
     """Largest norm of the meta-gradient, of each task and of their mean."""
+    outer: Literal["gradient", "evolution"] = "gradient"
+    """How the loss learns: by the gradient through the inner updates, or by evolution strategies, which need no memory
+    of them and see how the loss changes what is experienced."""
+    sigma: float = 0.05
+    """Standard deviation of evolution's perturbations."""
     early_weight: float = 0.3
     """Weight of the return after the first inner update; that after the last one is 1, those between lie on a line."""
     policy_dims: tuple[int, ...] = (32, 32)
@@ -109,7 +118,11 @@ class LearnedLossConfig:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.lifetime % self.num_inner_steps:
             raise ConfigError(f"lifetime ({self.lifetime}) must be a multiple of num_inner_steps.")
-        for name in ("inner_lr", "bound", "outer_lr", "max_grad_norm", "initial_std"):
+        if self.outer == "evolution" and (self.meta_batch_size % 2 or self.lifetime):
+            raise ConfigError(
+                "evolution takes an even meta_batch_size (pairs), and lifetime 0: num_inner_steps is free."
+            )
+        for name in ("inner_lr", "bound", "outer_lr", "max_grad_norm", "initial_std", "sigma"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in ("discount", "inner_lambda"):
@@ -168,6 +181,7 @@ class LearnedLossLearner:
                 hidden_dim=config.head_dim,
                 bound=config.bound,
                 num_epochs=config.inner_epochs,
+                drift_reward=config.drift_reward,
             ),
             config.num_inner_steps,
             formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
@@ -190,6 +204,7 @@ class LearnedLossLearner:
         self.generators = {
             "policy": make_generator(seed, "policy", self.device),
             "starts": make_generator(seed, "starts"),
+            "evolution": make_generator(seed, "evolution", self.device),
         }
         self._threads: Executor | None = None
         # The policies of the meta-batch; older ones keep their tasks until their lifetime is over.
@@ -205,9 +220,14 @@ class LearnedLossLearner:
     def collect(self, env: BatchedEnv) -> Rollout:
         """K inner updates of each policy of the meta-batch, on its task."""
         tasks = env.task[:: self.config.episodes_per_task]
+        num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
+        if self.config.outer == "evolution":  # the two of a pair have the same task and the same start
+            env.set_tasks(tasks[::2].repeat_interleave(2, 0))
+            starts = {name: value[::2].repeat_interleave(2, 0) for name, value in self.agents.items()}
+            population, _ = self._population(_copy(self.generators["evolution"]))
+            return self._live(env, population, 0, starts, self.ages, num_episodes, generator)
         env.set_tasks(torch.where((self.ages > 0).unsqueeze(1), self.agent_tasks, tasks))
-        generator = self.generators["policy"]
-        return self._live(env, self.agents, self.ages, self.config.episodes_per_trial, generator)
+        return self._live(env, self._constant(), None, self.agents, self.ages, num_episodes, generator)
 
     def trial(
         self,
@@ -231,7 +251,7 @@ class LearnedLossLearner:
         drawn = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         starts = self.fresh(env.num_tasks, torch.Generator().manual_seed(drawn))
         ages = torch.zeros(env.num_tasks, dtype=torch.int64, device=self.device)
-        return self._live(env, starts, ages, num_episodes, generator, on_step, on_policies)
+        return self._live(env, self._constant(), None, starts, ages, num_episodes, generator, on_step, on_policies)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the loss on the lives of a meta-batch of policies.
@@ -247,6 +267,18 @@ class LearnedLossLearner:
         if self.config.normalizes_obs and not self.obs_normalizer.count:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
+        if self._learns:
+            decay = 1 - 0.9 * progress if self.config.anneal else 1.0
+            self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
+        metrics = self._evolve(rollout) if self.config.outer == "evolution" else self._differentiate(rollout)
+        sizes = self.meta_parameters["log_step_size"].detach().exp()
+        metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
+        if "encoding.strength" in self.meta_parameters:
+            metrics["adaptation"] = float(self.meta_parameters["encoding.strength"].detach().norm())
+        return metrics
+
+    def _differentiate(self, rollout: Rollout) -> dict[str, float]:
+        """One step along the gradient through the inner updates."""
         num_tasks = len(self.ages)
         phases = [self.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
         goals = [self.true_advantage(rollout, k, num_tasks) for k in range(1, rollout.num_episodes)]
@@ -254,18 +286,25 @@ class LearnedLossLearner:
         sound = finite_tasks(*gradient.values(), *grown.values(), objective.unsqueeze(1))
         metrics = {"dropped_tasks": float((~sound).sum()), "skipped_minibatches": float(not bool(sound.any()))}
         self._turn_over(rollout, grown, sound)
-        if not bool(sound.any()):
-            return metrics
-        if self._learns:
-            self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * (
-                1 - 0.9 * progress if self.config.anneal else 1
-            )
+        if bool(sound.any()) and self._learns:
             metrics |= self._descend(gradient, sound)
-        sizes = self.meta_parameters["log_step_size"].detach().exp()
-        metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
-        if "encoding.strength" in self.meta_parameters:
-            metrics["adaptation"] = float(self.meta_parameters["encoding.strength"].detach().norm())
         return metrics
+
+    def _evolve(self, rollout: Rollout) -> dict[str, float]:
+        """One step towards the members of the population whose policies learned best."""
+        _, noise = self._population(self.generators["evolution"])
+        returns = rollout.episode_returns().unflatten(1, (len(self.ages), -1)).mean(2)[1:]  # (K, B)
+        weights = torch.tensor([self._weight(k) for k in range(len(returns))], device=self.device)
+        fitness = (weights.unsqueeze(1) * returns).sum(0)  # (B,)
+        step = estimate_gradient(noise, fitness, self.config.sigma, signed_rank_utility)
+        self.agents = self.fresh(len(self.ages), self.generators["starts"])
+        num_left = len(fitness) // 2 - step.dropped_pairs
+        if num_left and self._learns:
+            for name, slope in step.gradient.items():
+                self.meta_parameters[name].grad = -slope
+            torch.nn.utils.clip_grad_norm_(self._learned, self.config.max_grad_norm)
+            self.optimizer.step()
+        return {"dropped_tasks": 2.0 * step.dropped_pairs, "skipped_minibatches": float(not num_left)}
 
     def meta_gradient(
         self, starts: Parameters, ages: Tensor, phases: Sequence[Support], goals: Sequence[Tensor]
@@ -281,7 +320,7 @@ class LearnedLossLearner:
         Returns:
             Gradients by name, (B, ...); policies after the last update, (B, ...); objectives, (B,).
         """
-        meta = {name: value.detach() for name, value in self.meta_parameters.items()}
+        meta = self._constant()
         slopes = torch.func.vmap(torch.func.grad_and_value(self._lifetime, has_aux=True), in_dims=(None, 0, 0, 0, 0))
         chunk = self.config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else len(ages))
 
@@ -369,10 +408,19 @@ class LearnedLossLearner:
         """The action distributions of policies on observations that are scaled already."""
         return self.policy.distribution(parameters, obs)
 
+    def _constant(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.meta_parameters.items()}
+
+    def _population(self, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Perturbed meta-parameters, (B, ...), and the noise of each pair."""
+        return perturb(self._constant(), self.config.meta_batch_size // 2, self.config.sigma, generator)
+
     @torch.no_grad()
     def _live(
         self,
         env: BatchedEnv,
+        meta: Parameters,
+        meta_dim: int | None,
         starts: Parameters,
         ages: Tensor,
         num_episodes: int,
@@ -380,8 +428,10 @@ class LearnedLossLearner:
         on_step: Callable[[BatchedEnv], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
-        """Let policies learn. One whose update is not finite goes on with the parameters that it had."""
-        meta = {name: value.detach() for name, value in self.meta_parameters.items()}
+        """Let policies learn. One whose update is not finite goes on with the parameters that it had.
+
+        `meta_dim` is 0 where each policy learns by meta-parameters of its own, None where all share them.
+        """
         policies, episodes = dict(starts), []
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
         for k in range(num_episodes):
@@ -393,7 +443,7 @@ class LearnedLossLearner:
                 break
             support = self.support(episodes[-1], 0, env.num_tasks)
             if k % self.config.num_inner_steps == 0:  # once per window, as in meta-training
-                loss, log_step_size = torch.func.vmap(self.loss.of_task, in_dims=(None, 0))(meta, support)
+                loss, log_step_size = torch.func.vmap(self.loss.of_task, in_dims=(meta_dim, 0))(meta, support)
             grown = update(loss, log_step_size, policies, support, ages + k, self.distribution)
             sound = finite_tasks(*grown.values())
             policies = {name: torch.where(like(sound, v), v, policies[name]) for name, v in grown.items()}
@@ -454,6 +504,12 @@ class LearnedLossLearner:
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin
 
 
 def _columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:

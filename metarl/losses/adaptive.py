@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from metarl.losses.drift import mirror_objective, ppo_drift
 from metarl.losses.support import Support
 from metarl.losses.task_encoding import TaskEncoding
 from metarl.nets.distributions import ActionDistribution
@@ -81,6 +82,11 @@ Objective = Callable[[Mapping[str, Tensor], Tensor, Tensor], Tensor]
 def log_prob_objective(parameters: Mapping[str, Tensor], log_ratio: Tensor, advantage: Tensor) -> Tensor:
     """log pi(a|s) A up to a constant: its gradient is the policy gradient."""
     return log_ratio * advantage
+
+
+def clipped_objective(parameters: Mapping[str, Tensor], log_ratio: Tensor, advantage: Tensor) -> Tensor:
+    """PPO's clipped surrogate."""
+    return mirror_objective(log_ratio, torch.zeros_like(log_ratio), advantage, ppo_drift)
 
 
 @dataclass(frozen=True)

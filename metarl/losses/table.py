@@ -6,17 +6,17 @@ from typing import cast
 
 from metarl.env import EnvSpec
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.losses.adaptive import InnerLoss, PolicyGradientLoss
-from metarl.losses.formula import PREFIX, FormulaHead, formula_of, is_formula
+from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
+from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_of, is_formula
 from metarl.losses.hand_designed import HandDesign, HandDesigned
 from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
+from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import step_input_names
 
-LEARNED = ("reward", "potential", "advantage")
-LOSS_NAMES = (*LEARNED, "feedback", "dense", "dense-bonus", "hand-potential")
+LOSS_NAMES = ("reward", "potential", "advantage", "drift", "feedback", "dense", "dense-bonus", "hand-potential")
 
 
 def check_loss_name(name: str) -> None:
@@ -38,49 +38,65 @@ def make_inner_loss(
     *,
     discount: float,
     gae_lambda: float,
-    lambda_anneal_steps: int,
-    hidden_dim: int,
-    bound: float,
-    num_epochs: int,
+    lambda_anneal_steps: int = 0,
+    hidden_dim: int = 16,
+    bound: float = 10.0,
+    num_epochs: int = 1,
+    drift_reward: HandDesign = "feedback",
 ) -> InnerLoss:
-    """Make a loss that reads the signals of an environment. A formula brings its own discount, lambda and bound."""
+    """Make a loss that reads the signals of an environment.
+
+    Args:
+        name: which; "formula:FILE" for a formula, which brings its own discount, lambda and bound.
+        spec: the environment.
+        discount, gae_lambda: of later rewards.
+        lambda_anneal_steps: of a potential.
+        hidden_dim, bound: of the network inside a learned loss.
+        num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
+        drift_reward: what the advantages of a learned drift are computed from.
+
+    Raises:
+        ConfigError: the loss reads signals and the environment gives none, or a formula cannot be read.
+        UnknownNameError: no such loss.
+    """
     check_loss_name(name)
-    horizon = spec.horizon
-    if is_formula(name):
-        formula = formula_of(name)
-        judge = FormulaHead(formula.tree(), formula.input_names, formula.bound)
-        return _learned(
-            formula.loss,
-            formula.signals,
-            horizon,
-            formula.discount,
-            formula.gae_lambda,
-            lambda_anneal_steps,
-            judge,
-        )
     signals = () if spec.signals is None else spec.signals.names
-    if name in LEARNED:
-        if not signals:
-            raise ConfigError(f"a learned {name} reads signals, and {spec.name} gives none.")
-        num_inputs = len(signals) if name == "potential" else len(step_input_names(signals))
-        head = Head(num_inputs, hidden_dim, bound)
-        return _learned(name, signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
-    wanted = () if name == "feedback" else ("log_distance",)
-    return PolicyGradientLoss(HandDesigned(cast(HandDesign, name), wanted, horizon, discount, gae_lambda))
+    if name in ("reward", "potential", "advantage") and not signals:
+        raise ConfigError(
+            f"a learned {name} reads signals, and {spec.name} gives none. Take --loss drift, or another --env."
+        )
+    horizon = spec.horizon
+    if name == "drift":
+        return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
+    credit: Credit
+    if is_formula(name):
+        credit = formula_credit(formula_of(name), horizon, lambda_anneal_steps)
+    elif name == "reward":
+        head = Head(len(step_input_names(signals)), hidden_dim, bound)
+        credit = LearnedReward(signals, horizon, discount, gae_lambda, head)
+    elif name == "potential":
+        head = Head(len(signals), hidden_dim, bound)
+        credit = LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
+    elif name == "advantage":
+        credit = LearnedAdvantage(signals, Head(len(step_input_names(signals)), hidden_dim, bound))
+    else:
+        credit = _hand_designed(cast(HandDesign, name), horizon, discount, gae_lambda)
+    return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)
 
 
-def _learned(
-    name: str,
-    signals: tuple[str, ...],
-    horizon: int,
-    discount: float,
-    gae_lambda: float,
-    lambda_anneal_steps: int,
-    head: Head | FormulaHead,
-) -> InnerLoss:
-    """A reward, a potential or an advantage around what judges steps or states."""
-    if name == "reward":
-        return PolicyGradientLoss(LearnedReward(signals, horizon, discount, gae_lambda, head))
-    if name == "potential":
-        return PolicyGradientLoss(LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head))
-    return PolicyGradientLoss(LearnedAdvantage(signals, head))
+def formula_credit(
+    formula: Formula, horizon: int, lambda_anneal_steps: int
+) -> LearnedReward | LearnedPotential | LearnedAdvantage:
+    """A reward, potential or advantage in closed form; nothing in it is learned."""
+    head = FormulaHead(formula.tree(), formula.input_names, formula.bound)
+    signals, discount, gae_lambda = formula.signals, formula.discount, formula.gae_lambda
+    if formula.loss == "reward":
+        return LearnedReward(signals, horizon, discount, gae_lambda, head, learns_decay=False)
+    if formula.loss == "potential":
+        return LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
+    return LearnedAdvantage(signals, head)
+
+
+def _hand_designed(kind: HandDesign, horizon: int, discount: float, gae_lambda: float) -> HandDesigned:
+    wanted = () if kind == "feedback" else ("log_distance",)
+    return HandDesigned(kind, wanted, horizon, discount, gae_lambda)
