@@ -13,8 +13,6 @@ from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.losses.adaptive import PolicyGradientLoss
-from metarl.losses.formula import FormulaHead
-from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
@@ -32,6 +30,7 @@ class Lives:
     Attributes:
         tasks: (B, P), their parameters.
         supports: K + 1 batches of experience, (B, M, ...); all but the last were support of an update.
+        true_advantages: K + 1 times those by the environment's own reward, (B, M).
         policies: K + 1 times the policies that gathered them, (B, ...) each.
         loss: parameters of the loss for each task, (B, ...) each; empty where it has none.
         log_step_size: of each task, (B, K, 3).
@@ -40,6 +39,7 @@ class Lives:
 
     tasks: Tensor
     supports: list[Support]
+    true_advantages: list[Tensor]
     policies: list[Parameters]
     loss: Mapping[str, Tensor]
     log_step_size: Tensor
@@ -63,9 +63,10 @@ def live(learner: LearnedLossLearner, spec: EnvSpec, tasks: Tensor, seed: int) -
     generator = make_generator(seed, "lives", learner.device)
     rollout = learner.trial(env, config.episodes_per_trial, generator, on_policies=policies.append)
     supports = [learner.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
+    advantages = [learner.true_advantage(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
     loss, log_step_size = parameters_of_tasks(learner, supports[0])
     returns = rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2).T
-    return Lives(tasks, supports, policies, loss, log_step_size, returns)
+    return Lives(tasks, supports, advantages, policies, loss, log_step_size, returns)
 
 
 def parameters_of_tasks(learner: LearnedLossLearner, support: Support) -> tuple[dict[str, Tensor], Tensor]:
@@ -96,8 +97,8 @@ def learned_credit(learner: object) -> LearnedCredit:
     inner = learner.loss.inner
     if not isinstance(inner, PolicyGradientLoss) or not _is_learned(inner.credit):
         raise ConfigError(
-            f"the loss {learner.config.loss!r} is designed by hand: there is nothing learned to explain. "
-            "Available: runs with --loss reward, potential, advantage or formula:FILE."
+            f"{learner.config.loss!r} is no learned reward, potential or advantage: there is nothing to explain. "
+            "Name a run with --loss reward, potential, advantage or formula:FILE."
         )
     return inner.credit
 
@@ -109,11 +110,6 @@ def head_inputs(credit: LearnedCredit, support: Support) -> Tensor:
     if isinstance(credit, LearnedAdvantage):
         return step_inputs(support._replace(reward=torch.zeros_like(support.reward)))
     return step_inputs(support)
-
-
-def head_of(credit: LearnedCredit) -> Head | FormulaHead:
-    """The function inside a credit."""
-    return credit.head
 
 
 def _is_learned(credit: object) -> TypeGuard[LearnedCredit]:
