@@ -23,7 +23,7 @@ from metarl.seeding import make_generator
 REFERENCES: tuple[HandDesign, ...] = ("dense", "feedback")
 TRUE = "true return"
 _TRUE_EPISODES = 64
-_MIN_RETURN_EPISODES = 8
+_RETURN_EPISODES = 16
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def landscape(
     update: int,
     *,
     seed: int,
-    num_points: int = 17,
-    reach: float = 0.5,
+    num_points: int = 13,
+    reach: float = 0.3,
 ) -> Landscape:
     """Losses and true returns around one policy, along two random directions that are as long as its filters.
 
@@ -219,7 +219,7 @@ def _true_gradient(learner: LearnedLossLearner, policies: Parameters, support: S
 def _returns(learner: LearnedLossLearner, spec: EnvSpec, task: Tensor, policies: Parameters, seed: int) -> Tensor:
     """The true return of many policies on one task, (G,)."""
     num_policies = len(next(iter(policies.values())))
-    env = BatchedEnv(spec, num_policies * _MIN_RETURN_EPISODES, device=learner.device, seed=seed)
+    env = BatchedEnv(spec, num_policies * _RETURN_EPISODES, device=learner.device, seed=seed)
     env.set_tasks(task.expand(num_policies, -1))
     rollout = collect(env, learner.acting(policies, num_policies), 1, make_generator(seed, "landscape", learner.device))
     return rollout.episode_returns()[0].unflatten(0, (num_policies, -1)).mean(1)

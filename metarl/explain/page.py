@@ -27,6 +27,10 @@ th:last-child, td:last-child { text-align: left } tr.accepted { background: #eaf
 """
 
 
+_NOTICEABLE = 0.02
+"""Below this share of the loss's own spread nobody sees that tasks differ."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A picture and how to read it.
@@ -49,8 +53,8 @@ def maps_sentence(measures: InputMeasures) -> str:
     first = measures.names[measures.order[0]]
     return (
         f"Each map shows what the loss adds to the feedback (red: more, blue: less) over two inputs while the others "
-        f"stay at their median; dots are steps of learning policies, and colour that changes along {words(first)}, "
-        "the strongest input, and not across it means that the other input hardly matters."
+        f"stay at their median; the strongest input is {words(first)}, stripes across one axis mean that the other "
+        "input hardly matters, and the dots are steps that learning policies took."
     )
 
 
@@ -75,9 +79,9 @@ def landscapes_sentence(measures: Measures) -> str:
         numbers = ", ".join(f"{land.correlations[name]:.2f}" for land in measures.landscapes)
         text.append(f"{name} {numbers}")
     return (
-        f"Around one policy (the cross; the task whose policy ends in the middle of all) after {_listed(moments)} "
-        f"updates, bright is good and the arrow is the way that the loss's gradient points in this plane: a loss "
-        f"teaches well if it is bright where the true return is, and the rank correlations with it are "
+        f"Around one policy (the cross; the task whose policy ends in the middle of all) after "
+        f"{_listed(moments)} updates, bright is good and the arrow is where the loss leads in this plane: a loss "
+        f"teaches well here if it is bright where the true return is, and its rank correlations with that are "
         f"{'; '.join(text)}."
     )
 
@@ -90,8 +94,8 @@ def cosines_sentence(measures: Measures) -> str:
     return (
         f"A cosine of 1 means that an update goes exactly where the true return of the task grows fastest: the "
         f"learned loss has {first:.2f} at the first update and {last:.2f} at the last, {means['learned']:.2f} on "
-        f"average, against {others} (mean and middle half of {measures.num_tasks} tasks; no loss reaches 1, because "
-        "an update sees few episodes)."
+        f"average, against {others} (lines: means, bands: middle half of {measures.num_tasks} tasks; the update's own "
+        "experience judged by the true reward is below 1 because it is only a few episodes)."
     )
 
 
@@ -101,6 +105,11 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     pace = f"the step size goes from {float(sizes[0]):.2g} at the first update to {float(sizes[-1]):.2g} at the last"
     if not measures.adapts:
         return f"This loss is the same on all tasks, so the lines lie on each other; {pace}."
+    if measures.spread < _NOTICEABLE:
+        return (
+            f"This loss may adapt to the task but hardly does: the batch before adaptation moves it by "
+            f"{100 * measures.spread:.1f} % of its own spread, so the lines lie on each other; {pace}."
+        )
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _DIVERGING, _SEQUENTIAL = "RdBu_r", "viridis"
 _MAX_DOTS, _MAX_LINES = 400, 40
+_WIDE = 20
+"""Step sizes that differ by more than this factor are drawn on a logarithmic axis."""
 _STYLES: dict[str, dict[str, Any]] = {
     "learned": {"color": COLORS[0], "marker": "o", "linewidth": 2.4, "zorder": 4},
     "dense": {"color": COLORS[1], "marker": "s", "linewidth": 1.8},
@@ -60,30 +62,30 @@ def maps(measures: InputMeasures) -> Figure:
 
 def responses(measures: InputMeasures) -> Figure:
     """The share of each input, and the response to the strongest ones."""
-    shown = measures.order[:5]
-    figure, panels = _figure(2, 3, 3.3, 2.6)
+    shown = measures.order[:4]
+    figure, panels = _figure_of([["shares", 0, 1], ["shares", 2, 3]], 10.0, 5.2)
     order = measures.order[:10][::-1]
-    shares = [100 * float(measures.shares[i]) for i in order]
-    panels[0].barh([words(measures.names[i]) for i in order], shares, color=COLORS[0])
-    panels[0].set_xlabel("share of the loss (%)")
-    panels[0].tick_params(axis="y", labelsize=8)
-    panels[0].grid(axis="y", visible=False)
+    bars = panels["shares"]
+    bars.barh(
+        [words(measures.names[i]) for i in order], [100 * float(measures.shares[i]) for i in order], color=COLORS[0]
+    )
+    bars.set_xlabel("share of the loss (%)")
+    bars.grid(axis="y", visible=False)
     lines = [measures.curves[i].cpu().numpy() for i in shown]
     centred = [line - line.mean() for line in lines]
-    size = 1.08 * max(float(np.abs(line.mean(1)).max()) for line in centred)
-    for panel, index, curves in zip(panels[1:], shown, centred, strict=False):
-        grid = measures.grids[index].cpu().numpy()
-        middle = curves.mean(1)
-        spread = np.quantile(curves - curves.mean(0), [0.1, 0.9], axis=1)
-        panel.fill_between(grid, *(spread + middle.mean()), color=COLORS[0], alpha=0.2, linewidth=0)
-        panel.plot(grid, middle, color=COLORS[0], linewidth=2.2)
+    bands = [np.quantile(line - line.mean(0), [0.1, 0.9], axis=1) for line in centred]
+    size = 1.08 * max(float(np.abs(values).max()) for values in [*bands, *(line.mean(1) for line in centred)])
+    for place, (index, curves, band) in enumerate(zip(shown, centred, bands, strict=True)):
+        panel, grid = panels[place], measures.grids[index].cpu().numpy()
+        panel.fill_between(grid, *band, color=COLORS[0], alpha=0.2, linewidth=0)
+        panel.plot(grid, curves.mean(1), color=COLORS[0], linewidth=2.2)
         panel.axhline(0, color="#888888", linewidth=0.8)
-        low, high = min(-size, float(spread.min())), max(size, float(spread.max()))
-        panel.set_ylim(low, high)
+        panel.set_ylim(-size, size)
         panel.set_xlabel(words(measures.names[index]))
-        panel.set_ylabel("what the loss adds")
-    for panel in panels[1 + len(shown) :]:
-        panel.set_visible(False)
+        if place % 2 == 0:
+            panel.set_ylabel("what the loss adds")
+    for place in range(len(shown), 4):
+        panels[place].set_visible(False)
     return figure
 
 
@@ -123,12 +125,13 @@ def cosines(measures: Measures) -> Figure:
         low, high = np.quantile(numbers, [0.25, 0.75], axis=1)
         label = {"learned": "learned loss", TRUE: "true reward, same experience"}.get(name, f"{name} (by hand)")
         panel.plot(updates, numbers.mean(1), label=label, markersize=5, **_STYLES[name])
-        panel.fill_between(updates, low, high, color=_STYLES[name]["color"], alpha=0.12, linewidth=0)
+        alpha = 0.2 if name == "learned" else 0.08
+        panel.fill_between(updates, low, high, color=_STYLES[name]["color"], alpha=alpha, linewidth=0)
     panel.axhline(0, color="#888888", linewidth=0.8)
     panel.set_xticks(updates if len(updates) <= 15 else updates[:: -(-len(updates) // 10)])
     panel.set_xlabel("inner update")
     panel.set_ylabel("cosine with the true gradient")
-    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=10)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=10)
     return figure
 
 
@@ -161,7 +164,10 @@ def tasks(measures: TaskMeasures) -> Figure:
         right.fill_between(
             updates, sizes[:, :, index].min(0), sizes[:, :, index].max(0), color=COLORS[index], alpha=0.18, linewidth=0
         )
-    right.set_yscale("log")
+    if sizes.max() > _WIDE * sizes.min():
+        right.set_yscale("log")
+    else:
+        right.set_ylim(0, 1.08 * sizes.max())
     right.set_xticks(updates if len(updates) <= 15 else updates[:: -(-len(updates) // 10)])
     right.set_xlabel("inner update")
     right.set_ylabel("step size")
@@ -195,13 +201,22 @@ def formulas(found: Distillation) -> Figure:
 
 
 def _figure(rows: int, columns: int, width: float, height: float, grid: bool = True) -> tuple[Figure, list[Axes]]:
+    """Panels row by row, each of so many inches."""
+    places = [[row * columns + column for column in range(columns)] for row in range(rows)]
+    figure, panels = _figure_of(places, columns * width, rows * height, grid)
+    return figure, [panels[i] for i in range(rows * columns)]
+
+
+def _figure_of(
+    places: list[list[Any]], width: float, height: float, grid: bool = True
+) -> tuple[Figure, dict[Any, Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(columns * width, rows * height), dpi=130, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel in panels:
+    panels = figure.subplot_mosaic(places)
+    for panel in panels.values():
         if grid:
             panel.grid(color="#dddddd", linewidth=0.8)
             panel.set_axisbelow(True)
