@@ -201,6 +201,60 @@ def learning_curve(
     return _finish(figure, panels, path, title)
 
 
+def difference_curve(
+    path: Path,
+    curves: Mapping[str, ArrayLike],
+    differences: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    references: Collection[str] = (),
+    x_label: str,
+    y_labels: tuple[str, str],
+    title: str = "",
+) -> tuple[Path, Path]:
+    """Draw curves over K steps, and beside them by how much they differ from one of them, with intervals.
+
+    Where tasks differ more than contenders, bands around the curves themselves hide what is certain: on the same tasks
+    one is lower than the other.
+
+    Args:
+        path: where the picture goes; its suffix is replaced by .png and .svg.
+        curves: {label: K values}, at least one.
+        differences: {label of a curve: (K values, K intervals (low, high))}.
+        references: labels of curves that are drawn grey and dashed.
+        x_label: what is counted to the right, from 0.
+        y_labels: what the curves are, and what the differences are.
+        title: a line above.
+
+    Returns:
+        The PNG and the SVG.
+
+    Raises:
+        ConfigError: no curves.
+        UnknownNameError: a difference has no curve.
+        CheckpointError: the files cannot be written.
+    """
+    if not curves:
+        raise ConfigError("a picture of differences needs at least one curve.")
+    for label in differences:
+        if label not in curves:
+            raise UnknownNameError("curve", label, curves)
+    figure, panels = _figure(2)
+    panels[1].axhline(0, color=_GREYS[1], linewidth=1)
+    for index, (label, values) in enumerate(curves.items()):
+        num_steps = len(np.asarray(values))
+        style = _reference_style(index) if label in references else _line_style(index, num_steps)
+        panels[0].plot(np.arange(num_steps), values, label=label, **style)
+        if label in differences:
+            heights, intervals = differences[label]
+            _draw(panels[1], 0, heights, np.asarray(intervals), False, label, style)
+    for panel, y_label in zip(panels, y_labels, strict=True):
+        panel.set_xlabel(x_label)
+        panel.set_ylabel(y_label)
+        panel.margins(x=0.02)
+    panels[0].set_ylim(bottom=0)
+    return _finish(figure, panels, path, title)
+
+
 def _figure(num_panels: int) -> tuple[Figure, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -249,7 +303,7 @@ def _draw(
     panel: Axes,
     first: int,
     values: ArrayLike,
-    intervals: Sequence[Sequence[float]] | None,
+    intervals: ArrayLike | None,
     widen: bool,
     label: str,
     style: Mapping[str, Any],

@@ -22,3 +22,10 @@ def make_generator(seed: int, purpose: str, device: str | torch.device = "cpu") 
     generator = torch.Generator(device=device)
     generator.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return generator
+
+
+def copy_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator that will draw what this one will draw."""
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.plots import adaptation_curve, budget_curve, learning_curve
+from metarl.plots import adaptation_curve, budget_curve, difference_curve, learning_curve
 
 BLUE, ORANGE = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
 
@@ -45,6 +45,22 @@ def test_a_higher_return_is_drawn_higher_and_a_rising_one_rises(tmp_path):
     assert blue[:, 0].mean() < orange[:, 0].mean()
     in_plot = blue[blue[:, 0] < 480]  # the legend is below
     assert np.corrcoef(in_plot[:, 0], in_plot[:, 1])[0, 1] < -0.9
+
+
+def test_differences_are_drawn_beside_the_curves_in_the_same_colour(tmp_path):
+    curves = {"base": np.full(21, 3.0), "worse": np.full(21, 4.0)}
+    difference = (np.full(21, 1.0), [[0.5, 1.5]] * 21)
+    labels = {"x_label": "SGD steps", "y_labels": ("error", "minus base")}
+    png, svg = difference_curve(tmp_path / "a.png", curves, {"worse": difference}, **labels)
+    middle = Image.open(png).width / 2
+    blue, orange = (p[p[:, 0] < 480] for p in (pixels(png, BLUE), pixels(png, ORANGE)))  # the legend is below
+    assert (blue[:, 1] < middle).all() and svg.exists()
+    assert (orange[:, 1] < middle).any() and (orange[:, 1] > middle).any()
+    assert orange[orange[:, 1] < middle, 0].mean() < blue[:, 0].mean()
+    with pytest.raises(UnknownNameError, match=r"unknown curve 'wrse'\. Did you mean 'worse'"):
+        difference_curve(tmp_path / "b.png", curves, {"wrse": difference}, **labels)
+    with pytest.raises(ConfigError, match="at least one curve"):
+        difference_curve(tmp_path / "b.png", {}, {}, **labels)
 
 
 def test_what_spends_more_is_drawn_further_right(tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.task_policies import TaskPolicies
 from metarl.lives import Lives
 from metarl.losses.adaptive import InnerLoss
 from metarl.losses.hand_designed import HandDesign
@@ -61,7 +62,7 @@ def alignment(learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, seed: in
     others = reference_losses(learner, spec)
     found: dict[str, list[Tensor]] = {}
     for k, policy in enumerate(lives.policies[:-1]):
-        rollout = collect(env, learner.acting(policy, num_tasks), 1, generator, reads_signals=True)
+        rollout = collect(env, TaskPolicies(learner.acting, policy, num_tasks), 1, generator, reads_signals=True)
         fresh, goal = learner.support(rollout, 0, num_tasks), learner.true_advantage(rollout, 0, num_tasks)
         truth = _true_gradient(learner, policy, fresh, goal)
         support, step = lives.supports[k], torch.tensor(k, device=learner.device)
@@ -221,7 +222,9 @@ def _returns(learner: LearnedLossLearner, spec: EnvSpec, task: Tensor, policies:
     num_policies = len(next(iter(policies.values())))
     env = BatchedEnv(spec, num_policies * _RETURN_EPISODES, device=learner.device, seed=seed)
     env.set_tasks(task.expand(num_policies, -1))
-    rollout = collect(env, learner.acting(policies, num_policies), 1, make_generator(seed, "landscape", learner.device))
+    rollout = collect(
+        env, TaskPolicies(learner.acting, policies, num_policies), 1, make_generator(seed, "landscape", learner.device)
+    )
     return rollout.episode_returns()[0].unflatten(0, (num_policies, -1)).mean(1)
 
 

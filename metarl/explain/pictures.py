@@ -66,9 +66,8 @@ def responses(measures: InputMeasures) -> Figure:
     figure, panels = _figure_of([["shares", 0, 1], ["shares", 2, 3]], 10.0, 5.2)
     order = measures.order[:10][::-1]
     bars = panels["shares"]
-    bars.barh(
-        [words(measures.names[i]) for i in order], [100 * float(measures.shares[i]) for i in order], color=COLORS[0]
-    )
+    shares = [100 * float(measures.shares[i]) for i in order]
+    bars.barh([words(measures.names[i]) for i in order], shares, color=COLORS[0])
     bars.set_xlabel("share of the loss (%)")
     bars.grid(axis="y", visible=False)
     lines = [measures.curves[i].cpu().numpy() for i in shown]

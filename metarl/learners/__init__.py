@@ -111,7 +111,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     ),
     "learned-loss": Algorithm(
         "a loss that is meta-trained, so that a policy learns a task from nothing in a few updates",
-        settings="metarl.learners.learned_loss:LearnedLossConfig",
+        settings="metarl.learners.learned_loss_config:LearnedLossConfig",
         make="metarl.learners.learned_loss:LearnedLossLearner",
         presets="metarl.learners.loss_presets:learned_loss",
     ),

@@ -23,8 +23,7 @@ from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.inner_loop import SURROGATES, Samples, adapt
-from metarl.rl.linear_baseline import linear_baseline
-from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
 from metarl.types import Rollout
@@ -350,15 +349,8 @@ class GradientLearner:
             return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
 
         obs, reward, valid = of_tasks(self._normalized(rollout.obs)), of_tasks(rollout.reward), of_tasks(rollout.valid)
-        config = self.config
-        value = linear_baseline(obs, discounted_returns(reward, config.discount), valid)
-        nothing, ends = torch.zeros_like(value[-1]), of_tasks(rollout.terminated)
-        advantage = generalized_advantage(reward, value, nothing, config.discount, config.gae_lambda, ends)
-        count = valid.sum((0, 2), keepdim=True)  # (1, B, 1)
-        weight = valid.to(reward.dtype) / count
-        mean = (weight * advantage).sum((0, 2), keepdim=True)
-        variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
-        advantage = torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0)
+        ends, config = of_tasks(rollout.terminated), self.config
+        advantage, weight = task_advantage(obs, reward, valid, ends, config.discount, config.gae_lambda)
         return Samples(
             flat(obs),
             flat(of_tasks(rollout.action)),

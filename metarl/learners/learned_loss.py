@@ -11,139 +11,36 @@ other shapes on robots that it never saw (`transfer`).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.errors import ConfigError
+from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.losses.adaptive import AdaptiveLoss
-from metarl.losses.formula import formula_of, is_formula, self_contained
-from metarl.losses.hand_designed import HandDesign
+from metarl.losses.formula import formula_of, is_formula
 from metarl.losses.support import Support
-from metarl.losses.table import check_loss_name, make_inner_loss
+from metarl.losses.table import make_inner_loss, signal_columns
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
-from metarl.rl.linear_baseline import linear_baseline
-from metarl.rl.returns import discounted_returns, generalized_advantage
+from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
-from metarl.seeding import make_generator
+from metarl.seeding import copy_generator, make_generator
 from metarl.types import Continuous, Rollout
+
+Goal = Tensor | dict[str, Tensor]
+"""How the true return changes with a policy, see `LearnedLossLearner.goals`."""
 
 _CPU_CHUNK = 4
 """Tasks that are differentiated at a time on the CPU, so that their activations stay in its cache."""
-
-
-@dataclass(frozen=True)
-class LearnedLossConfig:
-    """Settings of learned losses, and of hand-designed ones that are used in the same way."""
-
-    total_steps: int = 12_000_000
-    """Environment steps of meta-training."""
-    loss: str = "reward"
-    """What is learned: reward, potential, advantage or drift. Or a loss of which only step sizes are: feedback, dense,
-    dense-bonus, hand-potential, or formula:FILE, which brings its own discount, lambda, bound and first step sizes."""
-    drift_reward: HandDesign = "feedback"
-    """The reward, designed by hand, that a drift is learned on."""
-    adapts_to_task: bool = True
-    """The batch before adaptation modulates the loss."""
-    learns_step_size: bool = True
-    """Learn the size of each inner update."""
-    meta_batch_size: int = 16
-    """Tasks of an update, each with a policy of its own."""
-    episodes_per_task: int = 16
-    """Episodes before, and after, each inner update."""
-    num_inner_steps: int = 10
-    """Inner updates that the meta-gradient runs through."""
-    lifetime: int = 0
-    """Inner updates that a policy lives for in meta-training, in windows of `num_inner_steps`; 0: one window."""
-    inner_lr: float = 0.5
-    """Size of an inner update, or its start where it is learned."""
-    inner_epochs: int = 1
-    """Gradient steps of an inner update; with more than one the objective is PPO's."""
-    discount: float = 0.97
-    """Discount of rewards."""
-    inner_lambda: float = 0.9
-    """Decay of credit within the loss; together with the discount."""
-    lambda_anneal_steps: int = 0
-    """Inner updates over which a potential's lambda rises to 1, so that its bias vanishes; 0: it does not."""
-    head_dim: int = 16
-    """Hidden units of the loss."""
-    bound: float = 10.0
-    """Largest magnitude of what the loss adds."""
-    outer_lr: float = 1e-2
-    """Step size of Adam."""
-    anneal: bool = True
-    """Decrease it linearly to a tenth over the training."""
-    max_grad_norm: float = 1.0
-    """Largest norm of the meta-gradient, of each task and of their mean."""
-    outer: Literal["gradient", "evolution"] = "gradient"
-    """How the loss learns: by the gradient through the inner updates, or by evolution strategies, which need no memory
-    of them and see how the loss changes what is experienced."""
-    sigma: float = 0.05
-    """Standard deviation of evolution's perturbations."""
-    early_weight: float = 0.3
-    """Weight of the return after the first inner update; that after the last one is 1, those between lie on a line."""
-    policy_dims: tuple[int, ...] = (32, 32)
-    """Widths of the policies' hidden layers."""
-    initial_std: float = 0.5
-    """Standard deviation of continuous actions of a fresh policy."""
-    normalizes_obs: bool = False
-    """Shift and scale observations by the statistics of the first batch ever."""
-    task_chunk: int = 0
-    """Tasks that are differentiated at a time; 0: few on the CPU, all on a GPU."""
-    update_threads: int = 2
-    """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
-
-    def __post_init__(self) -> None:
-        check_loss_name(self.loss)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{field.name} must be finite, got {value}.")
-        counts = ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "inner_epochs", "head_dim")
-        for name in (*counts, "update_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if self.lifetime % self.num_inner_steps:
-            raise ConfigError(f"lifetime ({self.lifetime}) must be a multiple of num_inner_steps.")
-        if self.outer == "evolution" and (self.meta_batch_size % 2 or self.lifetime):
-            raise ConfigError(
-                "evolution takes an even meta_batch_size (pairs), and lifetime 0: num_inner_steps is free."
-            )
-        for name in ("inner_lr", "bound", "outer_lr", "max_grad_norm", "initial_std", "sigma"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
-        for name in ("discount", "inner_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if not all(width >= 1 for width in self.policy_dims):
-            raise ConfigError(f"policy_dims must be positive, got {self.policy_dims}.")
-
-    @property
-    def num_worlds(self) -> int:
-        """N = B * E."""
-        return self.meta_batch_size * self.episodes_per_task
-
-    @property
-    def episodes_per_trial(self) -> int:
-        """Phases of a trial."""
-        return self.num_inner_steps + 1
-
-    def self_contained(self) -> LearnedLossConfig:
-        """The same settings without reference to a file."""
-        return replace(self, loss=self_contained(self.loss))
 
 
 class LearnedLossLearner:
@@ -187,8 +84,17 @@ class LearnedLossLearner:
             formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
+            config.first_order,
         )
-        self._columns = _columns(spec, self.loss.inner.signals)
+        self.spec = spec
+        differentiable = spec.physics is None and isinstance(spec.action_space, Continuous)
+        if config.true_gradient == "pathwise" and not differentiable:
+            raise ConfigError(
+                f"true_gradient pathwise needs an environment without physics and with continuous actions, "
+                f"which {spec.name} is not. Take score."
+            )
+        self._is_pathwise = config.true_gradient != "score" and differentiable
+        self._columns = signal_columns(spec, self.loss.inner.signals)
         self._is_continuous = isinstance(spec.action_space, Continuous)
         self.policy = MLPPolicy(
             spec.obs_dim, spec.action_space, config.policy_dims, "tanh", initial_std=config.initial_std
@@ -205,6 +111,7 @@ class LearnedLossLearner:
             "policy": make_generator(seed, "policy", self.device),
             "starts": make_generator(seed, "starts"),
             "evolution": make_generator(seed, "evolution", self.device),
+            "truth": make_generator(seed, "truth", self.device),
         }
         self._threads: Executor | None = None
         # The policies of the meta-batch; older ones keep their tasks until their lifetime is over.
@@ -224,7 +131,7 @@ class LearnedLossLearner:
         if self.config.outer == "evolution":  # the two of a pair have the same task and the same start
             env.set_tasks(tasks[::2].repeat_interleave(2, 0))
             starts = {name: value[::2].repeat_interleave(2, 0) for name, value in self.agents.items()}
-            population, _ = self._population(_copy(self.generators["evolution"]))
+            population, _ = self._population(copy_generator(self.generators["evolution"]))
             return self._live(env, population, 0, starts, self.ages, num_episodes, generator)
         env.set_tasks(torch.where((self.ages > 0).unsqueeze(1), self.agent_tasks, tasks))
         return self._live(env, self._constant(), None, self.agents, self.ages, num_episodes, generator)
@@ -239,9 +146,7 @@ class LearnedLossLearner:
     ) -> Rollout:
         """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
 
-        Args:
-            env, num_episodes, generator, on_step: see `Adapts.trial`.
-            on_policies: called with the policies, (B, ...) each, before each phase.
+        `on_policies` is called with the policies, (B, ...) each, before each phase; see `Adapts.trial` for the others.
 
         Raises:
             ConfigError: no generator; without exploration there is no policy gradient.
@@ -281,7 +186,7 @@ class LearnedLossLearner:
         """One step along the gradient through the inner updates."""
         num_tasks = len(self.ages)
         phases = [self.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-        goals = [self.true_advantage(rollout, k, num_tasks) for k in range(1, rollout.num_episodes)]
+        goals = self.goals(rollout, phases)
         gradient, grown, objective = self.meta_gradient(self.agents, self.ages, phases, goals)
         sound = finite_tasks(*gradient.values(), *grown.values(), objective.unsqueeze(1))
         metrics = {"dropped_tasks": float((~sound).sum()), "skipped_minibatches": float(not bool(sound.any()))}
@@ -307,7 +212,7 @@ class LearnedLossLearner:
         return {"dropped_tasks": 2.0 * step.dropped_pairs, "skipped_minibatches": float(not num_left)}
 
     def meta_gradient(
-        self, starts: Parameters, ages: Tensor, phases: Sequence[Support], goals: Sequence[Tensor]
+        self, starts: Parameters, ages: Tensor, phases: Sequence[Support], goals: Sequence[Goal]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], Tensor]:
         """The gradient of each task's objective by the meta-parameters.
 
@@ -315,7 +220,7 @@ class LearnedLossLearner:
             starts: policies before the first update, (B, ...).
             ages: (B,), updates they have had.
             phases: K + 1 batches of experience, (B, M, ...); all but the last are support of an update.
-            goals: K times (B, M), true advantages of the phases after each update.
+            goals: K times what says how the true return changes with the policy after an update, see `goals`.
 
         Returns:
             Gradients by name, (B, ...); policies after the last update, (B, ...); objectives, (B,).
@@ -328,12 +233,40 @@ class LearnedLossLearner:
             of = slice(first, first + chunk)
             chosen = [Support(*(value[of] for value in phase)) for phase in phases]
             gradient, (value, grown) = slopes(
-                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [goal[of] for goal in goals]
+                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [_of_tasks(goal, of) for goal in goals]
             )
             return gradient, grown, value
 
         gradients, grown, values = zip(*self._each(part, range(0, len(ages), chunk)), strict=True)
         return _joined(gradients), _joined(grown), torch.cat(values)
+
+    def goals(self, rollout: Rollout, phases: Sequence[Support]) -> list[Goal]:
+        """How the true return changes with the policy after each of the K updates.
+
+        Either true advantages of the phase after it, (B, M), or the gradient through the dynamics, (B, ...) by name.
+        """
+        num_tasks = len(self.ages)
+        if not self._is_pathwise:
+            return [self.true_advantage(rollout, k, num_tasks) for k in range(1, rollout.num_episodes)]
+        policies = self.unroll(phases)
+        together = {name: torch.cat([policy[name] for policy in policies]) for name in policies[0]}  # (K B, ...)
+        task = rollout.task[:: self.config.episodes_per_task].repeat(len(policies), 1)
+        slopes = pathwise_gradient(
+            self.spec, task, together, self.acting, self.config.true_episodes, self.generators["truth"]
+        )
+        parts = {name: slope.split(num_tasks) for name, slope in slopes.items()}
+        return [{name: part[k] for name, part in parts.items()} for k in range(len(policies))]
+
+    @torch.no_grad()
+    def unroll(self, phases: Sequence[Support]) -> list[dict[str, Tensor]]:
+        """The policies of the meta-batch after each of its K updates, (B, ...)."""
+        update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
+        loss, sizes = torch.func.vmap(self.loss.of_task, in_dims=(None, 0))(self._constant(), phases[0])
+        policy, policies = self.agents, []
+        for k, support in enumerate(phases[:-1]):
+            policy = update(loss, sizes, policy, support, self.ages + k, self.distribution)
+            policies.append(policy)
+        return policies
 
     def support(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
         """The experience of one phase, (B, M, ...)."""
@@ -365,12 +298,7 @@ class LearnedLossLearner:
             values[steps].unflatten(1, (num_tasks, -1))
             for values in (self._normalized(rollout.obs), rollout.reward, rollout.valid, rollout.terminated)
         )
-        value = linear_baseline(obs, discounted_returns(reward, self.config.discount), valid)
-        advantage = generalized_advantage(reward, value, torch.zeros_like(value[-1]), self.config.discount, 1.0, ends)
-        weight = valid.to(reward.dtype) / valid.sum((0, 2), keepdim=True)
-        mean = (weight * advantage).sum((0, 2), keepdim=True)
-        variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
-        advantage = torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0)
+        advantage, _ = task_advantage(obs, reward, valid, ends, self.config.discount, 1.0)
         return advantage.transpose(0, 1).flatten(1, 2)
 
     def state_dict(self) -> dict[str, Any]:
@@ -400,13 +328,13 @@ class LearnedLossLearner:
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
 
-    def acting(self, policies: Parameters, num_tasks: int) -> TaskPolicies:
-        """Policies, (B, ...) each, as one over the worlds of their tasks; it reads observations as they come."""
-        return TaskPolicies(self._acting, policies, num_tasks)
-
     def distribution(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
         """The action distributions of policies on observations that are scaled already."""
         return self.policy.distribution(parameters, obs)
+
+    def acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
+        """The action distributions of policies on observations as they come."""
+        return self.policy.distribution(parameters, self._normalized(obs))
 
     def _constant(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.meta_parameters.items()}
@@ -437,7 +365,7 @@ class LearnedLossLearner:
         for k in range(num_episodes):
             if on_policies is not None:
                 on_policies(policies)
-            acting = self.acting(policies, env.num_tasks)
+            acting = TaskPolicies(self.acting, policies, env.num_tasks)
             episodes.append(collect(env, acting, 1, generator, on_step, reads_signals=True))
             if k + 1 == num_episodes:
                 break
@@ -450,15 +378,22 @@ class LearnedLossLearner:
         return join(episodes)
 
     def _lifetime(
-        self, meta: Parameters, start: Parameters, age: Tensor, phases: Sequence[Support], goals: Sequence[Tensor]
+        self, meta: Parameters, start: Parameters, age: Tensor, phases: Sequence[Support], goals: Sequence[Goal]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The objective of one task, to descend on: -sum_k w_k E[pi_k / pi_k_old A_true] over the K updates."""
+        """The objective of one task, to descend on: -sum_k w_k J(theta_k) over the K updates, near these theta_k.
+
+        J is E[pi_k / pi_k_old A_true], or the inner product of theta_k with a gradient that was taken at its value.
+        """
         loss, log_step_size = self.loss.of_task(meta, phases[0])
         policy, objective = dict(start), torch.zeros((), device=self.device)
         for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
             policy = self.loss.update(loss, log_step_size, policy, support, age + k, self.distribution)
-            log_ratio = self.distribution(policy, query.obs).log_prob(query.action) - query.log_prob
-            objective = objective - self._weight(k) * (query.weight * log_ratio.exp() * goal).sum()
+            if isinstance(goal, dict):
+                gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()
+            else:
+                log_ratio = self.distribution(policy, query.obs).log_prob(query.action) - query.log_prob
+                gain = (query.weight * log_ratio.exp() * goal).sum()
+            objective = objective - self._weight(k) * gain
         return objective, policy
 
     def _weight(self, k: int) -> float:
@@ -499,26 +434,12 @@ class LearnedLossLearner:
             self._threads = ThreadPoolExecutor(self.config.update_threads)
         return list(self._threads.map(function, parts))
 
-    def _acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
-        return self.policy.distribution(parameters, self._normalized(obs))
-
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
 
 
-def _copy(generator: torch.Generator) -> torch.Generator:
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin
-
-
-def _columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
-    """Where the signals that a loss reads stand among those of an environment."""
-    given = () if spec.signals is None else spec.signals.names
-    for name in wanted:
-        if name not in given:
-            raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
-    return [given.index(name) for name in wanted]
+def _of_tasks(goal: Goal, chosen: slice) -> Goal:
+    return {name: value[chosen] for name, value in goal.items()} if isinstance(goal, dict) else goal[chosen]
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

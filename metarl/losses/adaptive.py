@@ -137,6 +137,8 @@ class AdaptiveLoss:
             `STEP_SIZE_GROUPS`. Rows beyond K are left out, missing ones are like the last.
         num_epochs: gradient steps that an inner update makes on the same experience.
         adapts_to_task: let the batch before adaptation modulate the loss.
+        first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
+            the loss does to one update is exact, what that does to the directions of later updates is left out.
     """
 
     def __init__(
@@ -146,10 +148,12 @@ class AdaptiveLoss:
         step_size: float | Sequence[Sequence[float]],
         num_epochs: int = 1,
         adapts_to_task: bool = True,
+        first_order: bool = False,
     ):
         self.inner = inner
         self.num_steps = num_steps
         self.num_epochs = num_epochs
+        self.first_order = first_order
         rows = [[step_size] * len(STEP_SIZE_GROUPS)] if isinstance(step_size, int | float) else [*step_size]
         logarithms = [[math.log(size) for size in row] for row in rows]
         self._log_step_size = torch.tensor([logarithms[min(k, len(rows) - 1)] for k in range(num_steps)])
@@ -204,7 +208,8 @@ class AdaptiveLoss:
         groups = step_size_groups(policy)
         theta = dict(policy)
         for _ in range(self.num_epochs):
-            gradient = torch.func.grad(inner_loss)(theta)
+            at = {name: value.detach() for name, value in theta.items()} if self.first_order else theta
+            gradient = torch.func.grad(inner_loss)(at)
             theta = {name: value - step_size[groups[name]] * gradient[name] for name, value in theta.items()}
         return theta
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 from metarl.env import EnvSpec
@@ -82,6 +83,19 @@ def make_inner_loss(
     else:
         credit = _hand_designed(cast(HandDesign, name), horizon, discount, gae_lambda)
     return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)
+
+
+def signal_columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
+    """Where the signals that a loss reads stand among those of an environment.
+
+    Raises:
+        ConfigError: the environment does not give one of them.
+    """
+    given = () if spec.signals is None else spec.signals.names
+    for name in wanted:
+        if name not in given:
+            raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
+    return [given.index(name) for name in wanted]
 
 
 def formula_credit(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl.nets.distributions import ActionDistribution, Categorical, Gaussian
+from metarl.nets.mlp import glorot_mlp, mlp
 from metarl.types import ActionSpace, Continuous
 
 Parameters = Mapping[str, Tensor]
@@ -53,11 +54,7 @@ class MLPPolicy:
 
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw parameters: weights as of Glorot and Bengio (2010), zero biases; float32 on the CPU."""
-        parameters = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self.dims, self.dims[1:], strict=False)):
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            parameters[f"layers.{layer}.weight"] = bound * (2 * torch.rand(fan_out, fan_in, generator=generator) - 1)
-            parameters[f"layers.{layer}.bias"] = torch.zeros(fan_out)
+        parameters = glorot_mlp(self.dims, generator)
         if self.is_continuous:
             parameters["log_std"] = torch.full((self.dims[-1],), math.log(self.initial_std))
         if self.context_dim:
@@ -80,11 +77,7 @@ class MLPPolicy:
         if self.context_dim:
             context = parameters[CONTEXT].unsqueeze(-2)  # (..., 1, C)
             features = torch.cat([obs, context.expand(*obs.shape[:-1], self.context_dim)], -1)
-        for layer in range(len(self.dims) - 1):
-            if layer:
-                features = self._activation(features)
-            weight, bias = parameters[f"layers.{layer}.weight"], parameters[f"layers.{layer}.bias"]
-            features = features @ weight.mT + bias.unsqueeze(-2)  # (..., M, D)
+        features = mlp(parameters, features, self._activation)  # (..., M, D)
         if not self.is_continuous:
             return Categorical(features)
         return Gaussian(features, parameters["log_std"].unsqueeze(-2).clamp(min=_MIN_LOG_STD))

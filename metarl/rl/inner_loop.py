@@ -6,10 +6,12 @@ Everything here is written for one task; callers give all tasks their own parame
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+
+Support = TypeVar("Support")
 
 
 class Samples(NamedTuple):
@@ -71,18 +73,18 @@ SURROGATES: dict[str, Surrogate] = {
 
 def adapt(
     parameters: Mapping[str, Tensor],
-    samples: Samples,
-    loss: Callable[[Mapping[str, Tensor], Samples], Tensor],
-    step_size: Mapping[str, Tensor] | float,
+    samples: Support,
+    loss: Callable[[Mapping[str, Tensor], Support], Tensor],
+    step_size: Mapping[str, Tensor] | Tensor | float,
     first_order: bool = False,
 ) -> dict[str, Tensor]:
     """One inner step on one task: parameters - step_size * gradient.
 
     Args:
         parameters: what is adapted.
-        samples: the support.
+        samples: the support; `Samples`, or whatever the loss reads.
         loss: (parameters, samples) -> scalar.
-        step_size: for all, or by name (scalar or of the parameter's shape).
+        step_size: one for all, or by name (scalar or of the parameter's shape).
         first_order: take the gradient as a constant when the result is differentiated.
     """
     gradient = torch.func.grad(loss)(dict(parameters), samples)

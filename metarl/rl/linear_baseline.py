@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.rl.returns import discounted_returns, generalized_advantage
+
 _MAX_OBS = 10.0
 
 
@@ -32,6 +34,30 @@ def linear_baseline(obs: Tensor, returns: Tensor, valid: Tensor, ridge: float = 
     coefficients = _solve(normal, weighted @ target)  # (B, F, 1)
     prediction = (features @ coefficients).squeeze(-1)  # (B, H*E)
     return prediction.unflatten(1, (horizon, -1)).permute(1, 0, 2).to(returns.dtype)
+
+
+def task_advantage(
+    obs: Tensor, reward: Tensor, valid: Tensor, ended: Tensor, discount: float, gae_lambda: float
+) -> tuple[Tensor, Tensor]:
+    """Advantages over the linear feature baseline of each task, mean 0 and deviation 1 over its steps that count.
+
+    Time limits are ends.
+
+    Args:
+        obs: (H, B, E, O).
+        reward: (H, B, E).
+        valid, ended: (H, B, E) bool: the steps that count, and those with which an episode truly ended.
+        discount, gae_lambda: of the generalised advantage estimator.
+
+    Returns:
+        Advantages (H, B, E), zero where steps do not count, and weights (H, B, E) that sum to one over each task.
+    """
+    value = linear_baseline(obs, discounted_returns(reward, discount), valid)
+    advantage = generalized_advantage(reward, value, torch.zeros_like(value[-1]), discount, gae_lambda, ended)
+    weight = valid.to(reward.dtype) / valid.sum((0, 2), keepdim=True)
+    mean = (weight * advantage).sum((0, 2), keepdim=True)
+    variance = (weight * (advantage - mean).square()).sum((0, 2), keepdim=True)
+    return torch.where(valid, (advantage - mean) * (variance + 1e-8).rsqrt(), 0.0), weight
 
 
 def _features(obs: Tensor) -> Tensor:

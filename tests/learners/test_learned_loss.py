@@ -8,7 +8,8 @@ import torch
 import envs
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.losses.support import Support
 from tests.probes import hidden_lever
 
@@ -20,6 +21,7 @@ SMALL = LearnedLossConfig(
     num_inner_steps=2,
     head_dim=4,
     policy_dims=(5,),
+    first_order=False,
     update_threads=1,
 )
 SPEC = envs.make_spec("reach-robots", horizon=6)
@@ -51,7 +53,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
     goals = [learner.true_advantage(rollout, k, B).double() for k in range(1, rollout.num_episodes)]
     starts = {name: value.double() for name, value in learner.agents.items()}
     learner.meta_parameters = meta
-    gradient, grown, values = learner.meta_gradient(starts, learner.ages, phases, goals)
+    gradient, grown, _ = learner.meta_gradient(starts, learner.ages, phases, goals)
     assert set(gradient) == set(meta) and grown["log_std"].shape == (B, 3)
     for name, value in meta.items():
         direction = torch.randn(value.shape, generator=generator, dtype=torch.float64)
@@ -94,7 +96,7 @@ def test_the_unrolled_policies_are_those_that_acted():
 
 
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():
-    learner, env, rollout = collected(SMALL)
+    learner, _, rollout = collected(SMALL)
     first = learner.agents["layers.0.weight"].clone()
     assert not torch.equal(first[0], first[1])
     learner.update(rollout, 0.0)
