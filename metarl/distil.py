@@ -35,6 +35,7 @@ from metarl.symbolic import (
     pareto_front,
     r_squared,
     refitted,
+    simplified,
     sparse_candidates,
     symbolic_candidates,
     values_of,
@@ -294,7 +295,7 @@ def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int) -> dict
     if has_symbolic_regression():
         few = slice(0, _MAX_SEARCH_ROWS)
         for node in symbolic_candidates(x[few], y[few], names, seed):
-            found.setdefault(rounded(refitted(node, x[few], y[few], names), _DIGITS), "symbolic regression")
+            found.setdefault(rounded(simplified(refitted(node, x[few], y[few], names)), _DIGITS), "symbolic regression")
     return found
 
 

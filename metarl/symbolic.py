@@ -185,6 +185,8 @@ def _linear(node: Node) -> dict[Node, float]:
             return {Apply("*", (left, right)): a * b}
     if node.operation == "/" and set(parts[1]) == {_ONE} and parts[1][_ONE]:
         return _scaled(parts[0], 1 / parts[1][_ONE])
+    if node.operation == "tanh" and max(parts[0].values(), default=0.0) < 0:  # tanh(-x) = -tanh(x)
+        return {Apply("tanh", (_weighted_sum(_scaled(parts[0], -1.0)),)): -1.0}
     return {Apply(node.operation, tuple(map(_weighted_sum, parts))): 1.0}
 
 

@@ -93,6 +93,7 @@ def test_constants_are_refitted():
         ("0 * speed + tanh(1 - 1)", "tanh(0)"),
         ("(2 * speed) * (3 * distance)", "6 * (speed * distance)"),
         ("speed / 4 - -distance", "distance + 0.25 * speed"),
+        ("speed + tanh(-2 * speed)", "speed - tanh(2 * speed)"),
         ("tanh(2 * speed + 3 * speed)", "tanh(5 * speed)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,8 +90,6 @@ def test_directions_are_as_long_as_the_filters_and_leave_vectors_alone():
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_the_landscape_in_its_middle_is_the_loss(epochs):
-    from dataclasses import replace
-
     learner, spec, lives = learner_and_lives(replace(SMALL, inner_epochs=epochs))
     land = landscape(learner, spec, lives, 1, 2, seed=0, num_points=3)
     support = Support(*(value[1] for value in lives.supports[2]))
@@ -119,8 +118,6 @@ def test_lives_are_those_of_a_trial():
 
 
 def test_a_loss_with_the_true_reward_points_where_that_does():
-    from dataclasses import replace
-
     learner, spec, _ = learner_and_lives(replace(SMALL, episodes_per_task=32))
     found = measure(learner, spec, spec.tasks.split("train", 3), 0)
     assert set(found.cosines) == {"learned", "dense", "feedback", "true return"}
@@ -166,8 +163,6 @@ def test_a_formula_can_be_left_out_and_the_page_lies_in_the_run(trained):
 
 @pytest.mark.parametrize("loss", ["potential", "advantage"])
 def test_other_learned_losses_are_measured_as_well(loss):
-    from dataclasses import replace
-
     learner, spec, _ = learner_and_lives(replace(SMALL, loss=loss, adapts_to_task=False))
     found = measure(learner, spec, spec.tasks.split("train", 2), 0)
     assert found.loss == loss and not found.tasks.adapts
@@ -175,8 +170,6 @@ def test_other_learned_losses_are_measured_as_well(loss):
 
 
 def test_a_run_of_another_algorithm_is_refused_in_one_line(tmp_path):
-    from dataclasses import replace
-
     from metarl.config import RunConfig
     from metarl.learners import preset
     from metarl.train import train
@@ -189,8 +182,6 @@ def test_a_run_of_another_algorithm_is_refused_in_one_line(tmp_path):
 
 
 def test_a_loss_that_was_designed_by_hand_is_refused():
-    from dataclasses import replace
-
     spec = reaching(HORIZON)
     learner = LearnedLossLearner(spec, replace(SMALL, loss="dense"), 0)
     with pytest.raises(ConfigError, match="'dense' is no learned reward, potential or advantage"):

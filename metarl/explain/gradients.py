@@ -24,7 +24,7 @@ from metarl.seeding import make_generator
 REFERENCES: tuple[HandDesign, ...] = ("dense", "feedback")
 TRUE = "true return"
 _TRUE_EPISODES = 64
-_RETURN_EPISODES = 16
+RETURN_EPISODES = 16
 
 
 @dataclass(frozen=True)
@@ -220,11 +220,10 @@ def _true_gradient(learner: LearnedLossLearner, policies: Parameters, support: S
 def _returns(learner: LearnedLossLearner, spec: EnvSpec, task: Tensor, policies: Parameters, seed: int) -> Tensor:
     """The true return of many policies on one task, (G,)."""
     num_policies = len(next(iter(policies.values())))
-    env = BatchedEnv(spec, num_policies * _RETURN_EPISODES, device=learner.device, seed=seed)
+    env = BatchedEnv(spec, num_policies * RETURN_EPISODES, device=learner.device, seed=seed)
     env.set_tasks(task.expand(num_policies, -1))
-    rollout = collect(
-        env, TaskPolicies(learner.acting, policies, num_policies), 1, make_generator(seed, "landscape", learner.device)
-    )
+    generator = make_generator(seed, "landscape", learner.device)
+    rollout = collect(env, TaskPolicies(learner.acting, policies, num_policies), 1, generator)
     return rollout.episode_returns()[0].unflatten(0, (num_policies, -1)).mean(1)
 
 

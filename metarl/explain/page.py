@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.distil import ACCEPTED_SHARE, Distillation
+from metarl.explain.gradients import RETURN_EPISODES
 from metarl.explain.measures import InputMeasures, Measures, TaskMeasures
 from metarl.explain.pictures import words
 from metarl.losses.expression import parse, rounded, to_latex, to_sympy, to_text
@@ -82,7 +83,7 @@ def landscapes_sentence(measures: Measures) -> str:
         f"Around one policy (the cross; the task whose policy ends in the middle of all) after "
         f"{_listed(moments)} updates, bright is good and the arrow is where the loss leads in this plane: a loss "
         f"teaches well here if it is bright where the true return is, and its rank correlations with that are "
-        f"{'; '.join(text)}."
+        f"{'; '.join(text)} (true returns are means of {RETURN_EPISODES} episodes, and grainy for that)."
     )
 
 
