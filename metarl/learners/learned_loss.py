@@ -25,7 +25,7 @@ from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.losses.adaptive import AdaptiveLoss
 from metarl.losses.formula import formula_of, is_formula
-from metarl.losses.support import Support
+from metarl.losses.support import Support, support_of_phase
 from metarl.losses.table import make_inner_loss, signal_columns
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
@@ -95,7 +95,6 @@ class LearnedLossLearner:
             )
         self._is_pathwise = config.true_gradient != "score" and differentiable
         self._columns = signal_columns(spec, self.loss.inner.signals)
-        self._is_continuous = isinstance(spec.action_space, Continuous)
         self.policy = MLPPolicy(
             spec.obs_dim, spec.action_space, config.policy_dims, "tanh", initial_std=config.initial_std
         )
@@ -271,25 +270,8 @@ class LearnedLossLearner:
     def support(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
         """The experience of one phase, (B, M, ...)."""
         steps = slice(episode * self.horizon, (episode + 1) * self.horizon)
-
-        def flat(values: Tensor) -> Tensor:  # (H, N, ...) -> (B, M, ...)
-            return values.unflatten(1, (num_tasks, -1)).transpose(0, 1).flatten(1, 2).contiguous()
-
         signals = rollout.signals[episode][..., self._columns]  # (H + 1, N, S)
-        action, valid = rollout.action[steps], rollout.valid[steps]
-        effort = action.square().mean(-1) if self._is_continuous else torch.zeros_like(rollout.reward[steps])
-        weight = flat(valid.to(rollout.reward.dtype))
-        return Support(
-            obs=flat(self._normalized(rollout.obs[steps])),
-            action=flat(action),
-            log_prob=flat(rollout.log_prob[steps]),
-            before=flat(signals[:-1]),
-            after=flat(signals[1:]),
-            effort=flat(effort.clamp(max=4.0)),
-            reward=flat(rollout.feedback[steps]),
-            ended=flat(rollout.terminated[steps].to(rollout.reward.dtype)),
-            weight=weight / weight.sum(1, keepdim=True).clamp(min=1.0),
-        )
+        return support_of_phase(rollout, steps, self._normalized(rollout.obs[steps]), signals, num_tasks)
 
     def true_advantage(self, rollout: Rollout, episode: int, num_tasks: int) -> Tensor:
         """Advantages by the environment's own reward, (B, M), with mean 0 and deviation 1 for each task."""

@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.types import Rollout
+
+_MAX_EFFORT = 4.0
 _MIN_STD = 1e-3
 """Below this deviation advantages are not blown up to one: there is nothing to learn from."""
 
@@ -35,6 +38,37 @@ class Support(NamedTuple):
     reward: Tensor
     ended: Tensor
     weight: Tensor
+
+
+def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tensor, num_tasks: int) -> Support:
+    """The experience of one phase on B tasks; every tensor of the result has a leading dimension B.
+
+    Args:
+        rollout: N = B * E worlds.
+        steps: those of the phase, H of them.
+        obs: (H, N, O), as the policy reads it.
+        signals: (H + 1, N, S), those that the loss reads.
+        num_tasks: B.
+    """
+
+    def flat(values: Tensor) -> Tensor:  # (H, N, ...) -> (B, M, ...)
+        return values.unflatten(1, (num_tasks, -1)).transpose(0, 1).flatten(1, 2).contiguous()
+
+    action, valid = rollout.action[steps], rollout.valid[steps]
+    discrete = not action.is_floating_point()
+    effort = torch.zeros_like(rollout.reward[steps]) if discrete else action.square().mean(-1)
+    weight = flat(valid.to(rollout.reward.dtype))
+    return Support(
+        obs=flat(obs),
+        action=flat(action),
+        log_prob=flat(rollout.log_prob[steps]),
+        before=flat(signals[:-1]),
+        after=flat(signals[1:]),
+        effort=flat(effort.clamp(max=_MAX_EFFORT)),
+        reward=flat(rollout.feedback[steps]),
+        ended=flat(rollout.terminated[steps].to(rollout.reward.dtype)),
+        weight=weight / weight.sum(1, keepdim=True).clamp(min=1.0),
+    )
 
 
 def step_inputs(support: Support) -> Tensor:
