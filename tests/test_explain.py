@@ -191,3 +191,9 @@ def test_a_loss_that_was_designed_by_hand_is_refused():
 def test_a_wrong_number_of_tasks_is_refused(trained):
     with pytest.raises(ConfigError, match="--num-tasks must be at least 2"):
         commands.explain([str(trained), "--num-tasks", "1"])
+
+
+def test_equal_values_share_a_rank():
+    assert rank_correlation(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])) == pytest.approx(
+        0.8944, abs=1e-4
+    )

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
@@ -169,11 +171,9 @@ def for_loss(loss: InnerLoss, learner: LearnedLossLearner, support: Support) -> 
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's; 0 where one of them is constant."""
-    ranks = [values.flatten().double().argsort().argsort().double() for values in (one, other)]
-    if min(float(values.std()) for values in (one, other)) == 0:
-        return 0.0
-    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+    """Spearman's, equal values at their mean rank; 0 where one of them is constant."""
+    ranks = np.stack([rankdata(values.flatten().double().cpu().numpy()) for values in (one, other)])
+    return 0.0 if ranks.std(1).min() == 0 else float(np.corrcoef(ranks)[0, 1])
 
 
 def _value(

@@ -187,7 +187,8 @@ def _tasks(
     component = torch.pca_lowrank((outputs - outputs.mean(0)).double().cpu(), q=1, niter=8)[0][:, 0]
     named = {column: lives.tasks[:, i] for i, column in enumerate(_columns(spec))}
     correlations = {name: rank_correlation(values.cpu(), component) for name, values in named.items()}
-    chosen = max(correlations, key=lambda name: abs(correlations[name]))
+    varying = [name for name, values in named.items() if float(values.std()) > 0] or list(named)
+    chosen = max(varying, key=lambda name: abs(correlations[name]))
     strength = learner.meta_parameters.get("encoding.strength")
     return TaskMeasures(
         adapts=strength is not None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.distil import ACCEPTED_SHARE, Distillation
-from metarl.explain.gradients import RETURN_EPISODES
+from metarl.explain.gradients import RETURN_EPISODES, TRUE
 from metarl.explain.measures import InputMeasures, Measures, TaskMeasures
 from metarl.explain.pictures import words
 from metarl.losses.expression import parse, rounded, to_latex, to_sympy, to_text
@@ -28,6 +28,7 @@ th:last-child, td:last-child { text-align: left } tr.accepted { background: #eaf
 """
 
 
+_COSINE_NAMES = {TRUE: "the true reward on the same experience"}
 _NOTICEABLE = 0.02
 """Below this share of the loss's own spread nobody sees that tasks differ."""
 
@@ -91,12 +92,12 @@ def cosines_sentence(measures: Measures) -> str:
     """How to read the cosines."""
     means = {name: float(values.mean()) for name, values in measures.cosines.items()}
     first, last = (float(measures.cosines["learned"][k].mean()) for k in (0, -1))
-    others = _listed([f"{means[name]:.2f} for {name}" for name in means if name != "learned"])
+    others = _listed([f"{means[name]:.2f} for {_COSINE_NAMES.get(name, name)}" for name in means if name != "learned"])
     return (
         f"A cosine of 1 means that an update goes exactly where the true return of the task grows fastest: the "
         f"learned loss has {first:.2f} at the first update and {last:.2f} at the last, {means['learned']:.2f} on "
-        f"average, against {others} (lines: means, bands: middle half of {measures.num_tasks} tasks; the update's own "
-        "experience judged by the true reward is below 1 because it is only a few episodes)."
+        f"average, against {others} (lines: means, bands: middle half of {measures.num_tasks} tasks; even the true "
+        "reward is below 1, because an update sees few episodes)."
     )
 
 
@@ -106,16 +107,18 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     pace = f"the step size goes from {float(sizes[0]):.2g} at the first update to {float(sizes[-1]):.2g} at the last"
     if not measures.adapts:
         return f"This loss is the same on all tasks, so the lines lie on each other; {pace}."
+    strengths = ", ".join(f"{value:.2f}" for value in measures.strengths)
     if measures.spread < _NOTICEABLE:
         return (
-            f"This loss may adapt to the task but hardly does: the batch before adaptation moves it by "
-            f"{100 * measures.spread:.1f} % of its own spread, so the lines lie on each other; {pace}."
+            f"This loss may adapt to the task but hardly does: the batch before adaptation moves it (strengths "
+            f"{strengths} for gain, shift and step size) in the same way on every task, but for "
+            f"{100 * measures.spread:.1g} % of its own spread, so the lines lie on each other; {pace}."
         )
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (
         f"One line per task: the batch before adaptation moves the loss by {100 * measures.spread:.0f} % of its own "
-        f"spread (strengths {', '.join(f'{value:.2f}' for value in measures.strengths)} for gain, shift and step "
+        f"spread (strengths {strengths} for gain, shift and step "
         f"size), most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and "
         f"at most by a factor of {factor:.2f} from task to task."
     )

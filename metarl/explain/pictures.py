@@ -80,6 +80,7 @@ def responses(measures: InputMeasures) -> Figure:
         panel.plot(grid, curves.mean(1), color=COLORS[0], linewidth=2.2)
         panel.axhline(0, color="#888888", linewidth=0.8)
         panel.set_ylim(-size, size)
+        panel.locator_params(axis="x", nbins=5)
         panel.set_xlabel(words(measures.names[index]))
         if place % 2 == 0:
             panel.set_ylabel("what the loss adds")
@@ -149,6 +150,7 @@ def tasks(measures: TaskMeasures) -> Figure:
         )
     left.axhline(0, color="#888888", linewidth=0.8)
     left.set_xlabel(words(measures.axis))
+    left.locator_params(axis="x", nbins=6)
     left.set_ylabel("what the loss adds")
     name, unit = measures.parameter
     bar = figure.colorbar(ScalarMappable(norm, _SEQUENTIAL), ax=left, pad=0.02)
