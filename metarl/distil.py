@@ -5,11 +5,15 @@ front of simplicity against fidelity trains fresh policies on validation tasks. 
 accepted if the return that its policies gain is at least 95 % of what the network's gain.
 
 The target is the head at the typical task: the mean of its parameters over tasks. A formula does not adapt to the task.
+Formulas take over the network's step sizes, up to one factor for each formula; the network gets its best factor too, so
+that no formula wins by that. A constant that is added to the head moves no advantage unless episodes truly end: then
+formulas have one, else their R^2 is that up to a constant.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +25,12 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
-from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, typical
+from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
+from metarl.losses.adaptive import STEP_SIZE
 from metarl.losses.expression import Node, Number, complexity, rounded, to_text
 from metarl.losses.formula import PREFIX, Formula, FormulaHead
 from metarl.losses.head import LARGEST_INPUT, Head
 from metarl.losses.learned_advantage import LearnedAdvantage
-from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support
 from metarl.seeding import make_generator
@@ -39,10 +43,11 @@ from metarl.symbolic import (
     sparse_candidates,
     symbolic_candidates,
     values_of,
+    without_constant,
 )
 
 ACCEPTED_SHARE = 0.95
-STEP_SCALES = (0.5, 0.7, 1.0, 1.4, 2.0)
+STEP_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _MAX_ROWS, _MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 20_000, 3_000, 10, 4
 _SATURATED = 0.999
 
@@ -55,7 +60,7 @@ class Candidate:
         expression: the formula.
         source: "sparse regression", "symbolic regression", or "nothing learned" for the formula 0.
         complexity: its nodes.
-        r_squared: of the bounded head, on tasks that it was not fitted to.
+        r_squared: of the bounded head, on tasks that it was not fitted to; up to a constant where that has no effect.
         advantage_correlation: of the advantages that it gives with those of the network, as it is on each task.
         step_scale: factor on the network's step sizes, chosen on training tasks.
         final_return: mean of fresh policies after the last inner update, on validation tasks.
@@ -85,6 +90,7 @@ class Distillation:
         candidates: from simple to complex.
         formula: the simplest accepted one, None if none was.
         start_return, network_return: mean returns before and after the updates with the network.
+        network_step_scale: factor on the network's step sizes, chosen as for the formulas.
         num_validation_tasks: B of the test.
         used_symbolic_regression: whether Operon was there.
     """
@@ -94,6 +100,7 @@ class Distillation:
     formula: Formula | None
     start_return: float
     network_return: float
+    network_step_scale: float
     num_validation_tasks: int
     used_symbolic_regression: bool
 
@@ -133,28 +140,31 @@ def distil(
     head, loss = credit.head, typical(lives.loss)
     x, raw, is_held_out = _samples(credit, head, loss, lives, seed)
     names = credit.input_names
-    found = _candidates(x[~is_held_out], raw[~is_held_out], names, seed)
+    has_constant = not isinstance(credit, LearnedAdvantage) and any(bool(s.ended.any()) for s in lives.supports)
+    found = _candidates(x[~is_held_out], raw[~is_held_out], names, seed, has_constant)
     bounded = head.bound * np.tanh(raw / head.bound)
 
     def fidelity(node: Node) -> float:
         value = head.bound * np.tanh(values_of(node, x[is_held_out], names) / head.bound)
-        return r_squared(value, bounded[is_held_out])
+        gap = 0.0 if has_constant else float(np.mean(bounded[is_held_out] - value))
+        return r_squared(value + gap, bounded[is_held_out])
 
     nothing = Number(0.0)  # what the feedback does alone
     front = [(nothing, fidelity(nothing)), *_thinned(pareto_front(list(found), fidelity))]
     scales = sorted({1.0, *step_scales})
-    test = _Test(learner, spec, lives, num_validation_tasks, seed)
+    test = _Test(learner, spec, lives, num_validation_tasks, scales, seed)
     candidates = [
-        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives), scales)
+        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives))
         for node, score in front
     ]
     chosen = next((one for one in candidates if one.is_accepted), None)
     return Distillation(
-        loss=learner.config.loss,
+        loss=name_of(credit),
         candidates=candidates,
         formula=None if chosen is None else test.formula(chosen, made_by or {}),
         start_return=float(test.start.mean()),
         network_return=float(test.network.mean()),
+        network_step_scale=test.network_scale,
         num_validation_tasks=num_validation_tasks,
         used_symbolic_regression=has_symbolic_regression(),
     )
@@ -180,13 +190,22 @@ def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives) -> fl
 class _Test:
     """Trains fresh policies with formulas on the validation tasks that the network is judged on, from equal starts."""
 
-    def __init__(self, learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, num_tasks: int, seed: int):
-        self._learner, self._spec, self._seed = learner, spec, seed
+    def __init__(
+        self,
+        learner: LearnedLossLearner,
+        spec: EnvSpec,
+        lives: Lives,
+        num_tasks: int,
+        scales: Sequence[float],
+        seed: int,
+    ):
+        self._learner, self._spec, self._scales, self._seed = learner, spec, scales, seed
         self._step_sizes = lives.log_step_size.mean(0)  # (K, 3)
         self._loss = typical(lives.loss)
         self._train_tasks = lives.tasks
         self._tasks = spec.tasks.split("validation", num_tasks, seed).to(learner.device)
-        returns = self._returns(learner, self._tasks)
+        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, spec, scale))
+        returns = self._returns(with_step_scale(learner, spec, self.network_scale), self._tasks)
         self.start, self.network = returns[:, 0], returns[:, -1]
         gain = float((self.network - self.start).mean())
         if not gain > 0:
@@ -195,12 +214,11 @@ class _Test:
                 "there is no behaviour that a formula could keep. Train it longer."
             )
 
-    def of(self, node: Node, source: str, score: float, correlation: float, scales: Sequence[float]) -> Candidate:
+    def of(self, node: Node, source: str, score: float, correlation: float) -> Candidate:
         """Test a formula."""
         text = to_text(node)
-        tried = {scale: self._final(text, scale, self._train_tasks).mean() for scale in scales}
-        scale = max(tried, key=lambda scale: (tried[scale], scale == 1.0))
-        final = self._final(text, scale, self._tasks)
+        scale = self._best_scale(lambda scale: self._with(text, scale))
+        final = self._returns(self._with(text, scale), self._tasks)[:, -1]
         share, interval = self._share(final)
         return Candidate(
             expression=text,
@@ -228,7 +246,7 @@ class _Test:
             # A learned decay may be slower than the discount.
             discount, gae_lambda = (discount, decay / discount) if decay < discount else (decay, 1.0)
         return Formula(
-            loss=_name(credit),
+            loss=name_of(credit),
             expression=text,
             signals=tuple(credit.signals),
             bound=credit.head.bound,
@@ -238,9 +256,13 @@ class _Test:
             made_by=made_by,
         )
 
-    def _final(self, text: str, scale: float, tasks: Tensor) -> NDArray:
-        other = with_formula(self._learner, self._spec, self._formula(text, scale, {}))
-        return self._returns(other, tasks)[:, -1]
+    def _with(self, text: str, scale: float) -> LearnedLossLearner:
+        return with_formula(self._learner, self._spec, self._formula(text, scale, {}))
+
+    def _best_scale(self, of_scale: Callable[[float], LearnedLossLearner]) -> float:
+        """The factor on step sizes with the best final return on training tasks."""
+        tried = {scale: self._returns(of_scale(scale), self._train_tasks)[:, -1].mean() for scale in self._scales}
+        return max(tried, key=lambda scale: (tried[scale], scale == 1.0))
 
     def _returns(self, learner: LearnedLossLearner, tasks: Tensor) -> NDArray:
         """(B, K + 1) of fresh policies, means over episodes."""
@@ -272,6 +294,17 @@ def with_formula(learner: LearnedLossLearner, spec: EnvSpec, formula: Formula) -
     return other
 
 
+def with_step_scale(learner: LearnedLossLearner, spec: EnvSpec, scale: float) -> LearnedLossLearner:
+    """The same learner with all step sizes times a factor."""
+    other = LearnedLossLearner(spec, learner.config, 0, learner.device)
+    other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    other.meta_parameters = {
+        name: value.detach() + (math.log(scale) if name == STEP_SIZE else 0.0)
+        for name, value in learner.meta_parameters.items()
+    }
+    return other
+
+
 def _samples(
     credit: LearnedCredit, head: Head, loss: dict[str, Tensor], lives: Lives, seed: int
 ) -> tuple[NDArray, NDArray, NDArray]:
@@ -287,15 +320,20 @@ def _samples(
     return rows.double().cpu().numpy(), (head.bound * torch.atanh(share)).cpu().numpy(), held_out.cpu().numpy()
 
 
-def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int) -> dict[Node, str]:
+def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int, has_constant: bool) -> dict[Node, str]:
     """Formulas and where they come from."""
+
+    def finished(node: Node) -> Node:
+        whole = simplified(node) if has_constant else without_constant(node)
+        return simplified(rounded(whole, _DIGITS))  # what is rounded to 1 needs no factor
+
     found: dict[Node, str] = {}
     for node in sparse_candidates(x, y, names):
-        found[rounded(node, _DIGITS)] = "sparse regression"
+        found[finished(node)] = "sparse regression"
     if has_symbolic_regression():
         few = slice(0, _MAX_SEARCH_ROWS)
         for node in symbolic_candidates(x[few], y[few], names, seed):
-            found.setdefault(rounded(simplified(refitted(node, x[few], y[few], names)), _DIGITS), "symbolic regression")
+            found.setdefault(finished(refitted(node, x[few], y[few], names)), "symbolic regression")
     return found
 
 
@@ -304,8 +342,3 @@ def _thinned(front: list[tuple[Node, float]]) -> list[tuple[Node, float]]:
     if len(front) <= _MAX_TESTED:
         return front
     return [front[round(i * (len(front) - 1) / (_MAX_TESTED - 1))] for i in range(_MAX_TESTED)]
-
-
-def _name(credit: LearnedCredit) -> Any:
-    names = {LearnedReward: "reward", LearnedPotential: "potential", LearnedAdvantage: "advantage"}
-    return names[type(credit)]

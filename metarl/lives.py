@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 import torch
 from torch import Tensor
@@ -110,6 +110,13 @@ def head_inputs(credit: LearnedCredit, support: Support) -> Tensor:
     if isinstance(credit, LearnedAdvantage):
         return step_inputs(support._replace(reward=torch.zeros_like(support.reward)))
     return step_inputs(support)
+
+
+def name_of(credit: LearnedCredit) -> Literal["reward", "potential", "advantage"]:
+    """What kind of loss a credit is."""
+    if isinstance(credit, LearnedPotential):
+        return "potential"
+    return "advantage" if isinstance(credit, LearnedAdvantage) else "reward"
 
 
 def _is_learned(credit: object) -> TypeGuard[LearnedCredit]:

@@ -162,6 +162,11 @@ def simplified(node: Node) -> Node:
     return _weighted_sum(_linear(node))
 
 
+def without_constant(node: Node) -> Node:
+    """A simplified formula without the constant that is added to it."""
+    return _weighted_sum({term: weight for term, weight in _linear(node).items() if term != _ONE})
+
+
 def _linear(node: Node) -> dict[Node, float]:
     """A formula as weights of terms; the constant is the weight of `_ONE`."""
     if isinstance(node, Number):

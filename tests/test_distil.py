@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula
+from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.lives import learned_credit, live
@@ -19,6 +19,7 @@ from metarl.symbolic import (
     sparse_candidates,
     symbolic_candidates,
     values_of,
+    without_constant,
 )
 from tests.reaching_probe import reaching
 
@@ -183,3 +184,19 @@ def test_a_loss_that_was_designed_by_hand_is_refused():
     learner = LearnedLossLearner(reaching(HORIZON), LearnedLossConfig(loss="dense"), 0)
     with pytest.raises(ConfigError, match="no learned reward"):
         distil(learner, reaching(HORIZON))
+
+
+def test_a_constant_is_left_out_where_it_has_no_effect():
+    learner, spec = taught()
+    found = distil(learner, spec, num_tasks=4, num_validation_tasks=4, step_scales=())
+    trees = [parse(one.expression, learner.loss.inner.input_names) for one in found.candidates[1:]]
+    assert trees and all(without_constant(tree) == tree for tree in trees)
+
+
+def test_the_network_with_other_step_sizes_is_the_same_network():
+    learner, spec = taught()
+    tasks = spec.tasks.split("train", 2)
+    other = live(with_step_scale(learner, spec, 0.5), spec, tasks, 0)
+    own = live(learner, spec, tasks, 0)
+    torch.testing.assert_close(other.log_step_size.exp(), 0.5 * own.log_step_size.exp())
+    torch.testing.assert_close(other.returns[:, 0], own.returns[:, 0])

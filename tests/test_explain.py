@@ -165,7 +165,7 @@ def test_a_formula_can_be_left_out_and_the_page_lies_in_the_run(trained):
 def test_other_learned_losses_are_measured_as_well(loss):
     learner, spec, _ = learner_and_lives(replace(SMALL, loss=loss, adapts_to_task=False))
     found = measure(learner, spec, spec.tasks.split("train", 2), 0)
-    assert found.loss == loss and not found.tasks.adapts
+    assert found.loss == f"learned {loss}" and not found.tasks.adapts
     assert float(found.tasks.responses.std(0).max()) == pytest.approx(0.0, abs=1e-6)
 
 

@@ -14,7 +14,8 @@ from metarl.errors import ConfigError
 from metarl.explain.gradients import Landscape, alignment, landscape, rank_correlation
 from metarl.explain.inputs import Judge, integrated_gradients, partial_dependence, response_map, usual_range
 from metarl.learners.learned_loss import LearnedLossLearner
-from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, typical
+from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
+from metarl.losses.formula import is_formula
 
 _MAX_ROWS, _MAX_CURVES, _NUM_MAPPED = 4000, 400, 4
 _POINTS, _MAP_POINTS = 41, 61
@@ -124,7 +125,7 @@ def measure(learner: LearnedLossLearner, spec: EnvSpec, tasks: Tensor, seed: int
     middle = int(lives.returns[:, -1].argsort()[len(tasks) // 2])
     moments = sorted({0, updates // 2, updates})
     return Measures(
-        loss=learner.config.loss if len(learner.config.loss) < 20 else f"formula of a {type(credit).__name__}",
+        loss=f"{name_of(credit)} in closed form" if is_formula(learner.config.loss) else f"learned {name_of(credit)}",
         num_tasks=len(tasks),
         num_updates=updates,
         returns=lives.returns,

@@ -136,7 +136,8 @@ def formulas_sentence(found: Distillation) -> str:
     return (
         f"To the left how close each formula is to the network, to the right what decides: the gain in true return of "
         f"fresh policies on {found.num_validation_tasks} validation tasks, where the network takes them from "
-        f"{found.start_return:.3g} to {found.network_return:.3g}; with at least {100 * ACCEPTED_SHARE:.0f} % of that "
+        f"{found.start_return:.3g} to {found.network_return:.3g} (step sizes times the best of a few factors, "
+        f"{found.network_step_scale:g} for the network); with at least {100 * ACCEPTED_SHARE:.0f} % of that "
         f"gain (filled) a formula is accepted, and {told}."
     )
 

@@ -17,7 +17,7 @@ from metarl.explain.page import Section, write_page
 from metarl.files import reason
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.lives import learned_credit
-from metarl.losses.formula import is_formula, write_formula
+from metarl.losses.formula import formula_of, is_formula, write_formula
 from metarl.run import LoadedRun
 from metarl.run_folder import write_json
 from metarl.seeding import make_generator
@@ -107,7 +107,7 @@ def _distilled(
     if skips:
         return None, "Left out by --skip-formula."
     if is_formula(learner.config.loss):
-        return None, f"This loss is a formula already: {learner.config.loss.removeprefix('formula:')}"
+        return None, f"This loss is a formula already: {formula_of(learner.config.loss).to_text(4)}"
     made_by = {"run": str(run.path), "env": run.spec.name, "update": run.update}
     try:
         found = distil(learner, run.spec, num_validation_tasks=num_validation_tasks, seed=seed, made_by=made_by)
@@ -120,7 +120,7 @@ def _distilled(
 def _lead(run: LoadedRun, measures: Measures) -> str:
     start, end = (float(measures.returns[:, k].mean()) for k in (0, -1))
     return (
-        f"A learned {measures.loss} on {run.spec.name}, after {run.env_steps:,} environment steps of meta-training. "
+        f"A {measures.loss} on {run.spec.name}, after {run.env_steps:,} environment steps of meta-training. "
         f"All of this is from {measures.num_tasks} fresh policies, each on a training task of its own, which it takes "
         f"from a true return of {start:.3g} to {end:.3g} in {measures.num_updates} updates."
     )
