@@ -180,7 +180,9 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
     tree = rounded(parse(text, names), 3)
     expression = to_sympy(tree)
     symbols = {symbol: sympy.Symbol(f"NAME{i}") for i, symbol in enumerate(sorted(expression.free_symbols, key=str))}
-    drawn = mathml(expression.subs(symbols), printer="presentation")
+    # Sympy multiplies constants out, which gives them more digits.
+    short = {number: sympy.Float(f"{float(number):.3g}") for number in expression.atoms(sympy.Float)}
+    drawn = mathml(expression.xreplace(short).subs(symbols), printer="presentation")
     for symbol, stand_in in symbols.items():
         # A digit behind letters would be drawn as an index.
         index = stand_in.name.removeprefix("NAME")

@@ -149,7 +149,9 @@ def to_latex(node: Node, digits: int = 3) -> str:
 
     expression = to_sympy(rounded(node, digits))
     names = {symbol: rf"\mathrm{{{symbol.name}}}".replace("_", r"\_") for symbol in expression.free_symbols}
-    return str(sympy.latex(expression, symbol_names=names))
+    # Sympy multiplies constants out, which gives them more digits.
+    short = {number: sympy.Float(f"{float(number):.{digits}g}") for number in expression.atoms(sympy.Float)}
+    return str(sympy.latex(expression.xreplace(short), symbol_names=names))
 
 
 def rounded(node: Node, digits: int) -> Node:

@@ -102,6 +102,7 @@ def test_complexity_counts_nodes_and_constants_leave_exponents_out():
 def test_latex_rounds_and_keeps_underscores_apart():
     tree = parse("1.23456 * log_distance", ("log_distance",))
     assert to_latex(tree) == r"1.23 \mathrm{log\_distance}"
+    assert to_latex(parse("1.11 * (1.11 * log_distance)", ("log_distance",))) == r"1.23 \mathrm{log\_distance}"
     assert to_text(rounded(tree, 2)) == "1.2 * log_distance"
 
 
