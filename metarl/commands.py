@@ -77,15 +77,18 @@ def evaluate(arguments: list[str]) -> int:
     from metarl.evaluate import evaluate as run_evaluation
     from metarl.learners.random_policy import RandomPolicy
     from metarl.plots import adaptation_curve
-    from metarl.run import load_run
+    from metarl.run import load_run, on_env
     from metarl.run_folder import write_json
 
     run = load_run(options.run, options.device)
+    name = "evaluation"
+    if options.env not in (None, run.config.env):
+        run, name = on_env(run, options.env), f"evaluation-{options.env}"
     others = [load_run(path, options.device) for path in options.compare]
     for other in others:
         _refuse_another_env(run, other)
-    json_path = options.json or run.path / "evaluation.json"
-    plot_path = options.plot or run.path / "evaluation.png"
+    json_path = options.json or run.path / f"{name}.json"
+    plot_path = options.plot or run.path / f"{name}.png"
     _check_writable(json_path, "--json")
     _check_writable(plot_path, "--plot")
     protocol: dict[str, Any] = {

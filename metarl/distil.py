@@ -133,6 +133,8 @@ def distil(
     credit = learned_credit(learner)
     if not isinstance(credit.head, Head):
         raise ConfigError("this loss is a formula already.")
+    if learner.loss.offset_shapes:
+        raise ConfigError("learned offsets are no part of a formula: distil a loss without learns_offset.")
     if num_tasks < 2:
         raise ConfigError(f"distillation needs at least two training tasks, got {num_tasks}.")
     tasks = spec.tasks.sample_train(num_tasks, make_generator(seed, "distil"))

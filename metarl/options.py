@@ -21,6 +21,7 @@ OptionalPath = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
 Run = Annotated[Path, tyro.conf.arg(metavar="RUN")]
 Split = Annotated[str, tyro.conf.arg(metavar="SPLIT")]
 Episodes = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+OptionalEnv = Annotated[str | None, tyro.conf.arg(metavar="ENV")]
 Scale = Annotated[float | None, tyro.conf.arg(metavar="FLOAT")]
 
 _KINDS = {"INT": "a whole number", "FLOAT": "a number"}
@@ -68,6 +69,8 @@ class EvaluateOptions:
 
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
+    env: OptionalEnv = None
+    """Another environment, of whose signals a learned loss can read; default: the run's own."""
     split: Split = "test"
     """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 64
@@ -85,9 +88,9 @@ class EvaluateOptions:
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None
-    """Where the numbers go; default RUN/evaluation.json."""
+    """Where the numbers go; default RUN/evaluation.json, with --env RUN/evaluation-ENV.json."""
     plot: OptionalPath = None
-    """Where the picture goes; default RUN/evaluation.png."""
+    """Where the picture goes; default RUN/evaluation.png, with --env RUN/evaluation-ENV.png."""
     device: str = "auto"
     """auto, cpu or cuda."""
 

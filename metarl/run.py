@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import EnvSpec
-from metarl.errors import CheckpointError, DeviceError, MetarlError
+from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
+from metarl.learned_loss import FOLDER, PREFIX, transfer
 from metarl.learners import Learner, make_learner
+from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
 
@@ -59,12 +61,35 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def build(config: RunConfig) -> tuple[EnvSpec, Learner]:
-    """Make the environment's specification and a new learner."""
+def build(config: RunConfig, folder: Path | None = None) -> tuple[EnvSpec, Learner]:
+    """Make the environment's specification and a new learner.
+
+    Args:
+        config: of the run.
+        folder: of the run, where it was started already: a learned loss that it trains with is then read from the
+            copy in the folder (`keep_learned_loss`), and the run that it came from is no longer needed.
+
+    Raises:
+        CheckpointError: a learned loss that is missing or damaged.
+    """
     import envs
 
     spec = envs.make_spec(config.env, **config.env_options)
-    return spec, make_learner(config.algorithm, spec, config.settings, config.seed, config.device)
+    settings = config.settings
+    for name, value in vars(settings).items():
+        if folder is not None and isinstance(value, str) and value.startswith(PREFIX):
+            copy = folder / FOLDER
+            if not copy.is_dir():
+                raise CheckpointError(f"{copy} is missing: there the run kept its copy of the loss {value}.")
+            settings = replace(settings, **{name: f"{PREFIX}{copy}"})
+    return spec, make_learner(config.algorithm, spec, settings, config.seed, config.device)
+
+
+def keep_learned_loss(learner: Learner, folder: Path) -> None:
+    """Copy the learned loss that a learner trains with, if any, into its run folder."""
+    on_env = getattr(learner, "learned_loss", None)
+    if on_env is not None:
+        on_env.loss.save(folder / FOLDER)
 
 
 def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
@@ -78,9 +103,28 @@ def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
     run = open_run(path.absolute().parent.parent if named else path)
     config = read_config(run.config, run.path, resolve_device(device))
     checkpoint = load_checkpoint(path) if named else newest_checkpoint(run.checkpoints)
-    spec, learner = build(config)
+    spec, learner = build(config, run.path)
     restore(learner, checkpoint, config)
     return LoadedRun(run.path, config, spec, learner, checkpoint.step, int(checkpoint.state["env_steps"]))
+
+
+def on_env(run: LoadedRun, env: str) -> LoadedRun:
+    """A run of a learned loss as if it were one on another environment (`metarl.learned_loss.transfer`).
+
+    Raises:
+        UnknownNameError: no such environment.
+        ConfigError: the run learned no loss, or one that reads signals that the environment does not give.
+    """
+    import envs
+
+    spec = envs.make_spec(env)
+    if not isinstance(run.learner, LearnedLossLearner):
+        raise ConfigError(
+            f"{run.path} is of {run.config.algorithm} on {run.config.env}, whose policy fits no other environment: "
+            "only runs of learned-loss can be used on another one."
+        )
+    learner = transfer(run.learner, spec, run.config.seed, run.config.device)
+    return replace(run, config=replace(run.config, env=env, env_options={}), spec=spec, learner=learner)
 
 
 def read_config(values: Mapping[str, Any], path: Path, device: str | None = None) -> RunConfig:

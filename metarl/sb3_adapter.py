@@ -1,6 +1,7 @@
-"""The batched engine as a stable-baselines3 `VecEnv`.
+"""The batched engine as a stable-baselines3 `VecEnv`, and learned losses for its algorithms.
 
 model = PPO("MlpPolicy", VecMonitor(SB3VecEnv("reach-planar", num_worlds=64)))
+model = PPO("MlpPolicy", ShapedRewards(VecMonitor(SB3VecEnv("reach-planar", num_worlds=64)), LearnedLoss.load(run)))
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
+from torch import Tensor
 
 from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.gym_adapter import GymVectorEnv
-from metarl.task_worlds import named_task, task_row
+from metarl.learned_loss import LearnedLoss
+from metarl.losses.support import effort_of
+from metarl.task_worlds import TaskWorlds, named_task, task_row
 from metarl.trial_env import TrialVectorEnv
+from metarl.types import Step
 
 
 class SB3VecEnv(VecEnv):
@@ -45,6 +50,11 @@ class SB3VecEnv(VecEnv):
         self._actions = np.zeros(0)
         self._succeeded = np.zeros(self._vector.num_envs, np.bool_)
         super().__init__(self._vector.num_envs, self._vector.single_observation_space, self._vector.single_action_space)
+
+    @property
+    def worlds(self) -> TaskWorlds:
+        """The worlds."""
+        return self._worlds
 
     def reset(self) -> np.ndarray:
         """Start an episode in every world, with the seed and options set before."""
@@ -127,6 +137,65 @@ class SB3VecEnv(VecEnv):
         if len(given) != self.num_envs:
             raise ConfigError(f"a task must be set for all {self.num_envs} worlds or for none, got {len(given)}.")
         return {"task": torch.stack([task_row(self._worlds.spec.tasks, task) for task in given])}
+
+
+class ShapedRewards(VecEnvWrapper):
+    """Rewards as a learned loss shapes the environment's feedback; the environment's own are `info["reward"]`.
+
+    Monitors go inside, so that they log the environment's own returns; normalisation of rewards goes outside.
+
+    Args:
+        venv: an `SB3VecEnv`, or wrappers around one.
+        loss: a learned reward or potential. For a potential give it the discount of the algorithm (`with_discount`).
+            None: the feedback as it is, to compare with.
+
+    Raises:
+        ConfigError: no `SB3VecEnv` inside, the loss shapes no reward, or it reads signals that the environment lacks.
+    """
+
+    def __init__(self, venv: VecEnv, loss: LearnedLoss | None):
+        inside = venv.unwrapped
+        if not isinstance(inside, SB3VecEnv):
+            raise ConfigError(f"learned losses read the signals of an SB3VecEnv, got a {type(inside).__name__}.")
+        if loss is not None and loss.role != "reward":
+            raise ConfigError(f"a learned {loss.kind} shapes no reward: stable-baselines3 needs a learned reward.")
+        super().__init__(venv)
+        self._loss = loss
+        self._worlds = inside.worlds
+        self._columns = [] if loss is None else loss.columns(self._worlds.spec)
+        self._effort = self._before = self._after = self._feedback = self._terminated = torch.zeros(0)
+        self._worlds.on_step = self._read
+
+    def reset(self) -> Any:
+        """Start an episode in every world."""
+        obs = self.venv.reset()
+        self._before = self._signals()
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Pass the actions on."""
+        self._effort = effort_of(torch.as_tensor(np.asarray(actions)))
+        self.venv.step_async(actions)
+
+    def step_wait(self) -> Any:
+        """Advance every world by one control step; the rewards are the shaped ones."""
+        obs, reward, done, infos = self.venv.step_wait()
+        for info, value in zip(infos, reward.tolist(), strict=True):
+            info["reward"] = value
+        shaped = self._feedback
+        if self._loss is not None:
+            shaped = self._loss.reward(self._before, self._after, self._effort, shaped, self._terminated)
+        self._before = self._signals()
+        return obs, shaped.cpu().numpy(), done, infos
+
+    def _signals(self) -> Tensor:
+        return self._worlds.env.signals()[0][:, self._columns]  # (N, S)
+
+    def _read(self, step: Step) -> None:
+        """Remember what a step led to while its last state is still there."""
+        after, feedback = self._worlds.env.signals()
+        self._after, self._terminated = after[:, self._columns], step.terminated
+        self._feedback = step.reward if feedback is None else torch.where(step.valid & ~step.failed, feedback, 0.0)
 
 
 def _vector_env(

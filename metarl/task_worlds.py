@@ -5,7 +5,7 @@ What the gymnasium and stable-baselines3 adapters have in common, in torch alone
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,9 @@ class TaskWorlds:
         device, num_threads: as in `BatchedEnv`.
         options: options of the environment's factory, with a name only.
 
+    Attributes:
+        on_step: called with each step before any world starts its next episode, to watch the worlds.
+
     Raises:
         UnknownNameError: no such environment, split or task parameter.
         SpecError: a task of a wrong shape.
@@ -94,6 +97,7 @@ class TaskWorlds:
         self._split = split
         self._fixed = None if task is None else task_row(spec.tasks, task).expand(num_worlds, -1)
         self.env = BatchedEnv(spec, num_worlds, device=device, num_threads=num_threads)
+        self.on_step: Callable[[Step], None] | None = None
         self.seed(0)
 
     @property
@@ -154,15 +158,21 @@ class TaskWorlds:
         Raises:
             SpecError: an action of the wrong shape, not finite, or out of range.
         """
+        step = self.env.step(self._checked(action))
+        if self.on_step is not None:
+            self.on_step(step)
+        return step
+
+    def _checked(self, action: np.ndarray) -> Tensor:
         space = self.spec.action_space
         values = torch.as_tensor(np.asarray(action))
         if isinstance(space, Discrete):
             if values.is_floating_point() or bool(((values < 0) | (values >= space.num_actions)).any()):
                 raise SpecError(f"{self.spec.name}: actions must be integers 0..{space.num_actions - 1}, got {action}.")
-            return self.env.step(values.to(self.env.device, torch.int64))
+            return values.to(self.env.device, torch.int64)
         if not bool(torch.isfinite(values).all()):
             raise SpecError(f"{self.spec.name}: actions must be finite, got {action}.")
-        return self.env.step(values.to(self.env.device, torch.float32))
+        return values.to(self.env.device, torch.float32)
 
     def _rows(self, task: TaskLike) -> Tensor:
         tasks = self.spec.tasks

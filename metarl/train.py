@@ -24,7 +24,7 @@ from metarl.evaluate import evaluate_in
 from metarl.learners import Learner
 from metarl.log import MetricsLogger
 from metarl.nested_state import flatten_state, unflatten_state
-from metarl.run import build, learner_tensors, read_config, restore
+from metarl.run import build, keep_learned_loss, learner_tensors, read_config, restore
 from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
 from metarl.seeding import make_generator
 from metarl.types import Rollout
@@ -82,15 +82,15 @@ def train(
         )
     out, config = Path(out), config.self_contained()
     torch.set_num_threads(config.torch_threads)
-    spec, learner = build(config)
     if resume:
         with resume_run(out) as folder:
             _refuse_changes(read_config(folder.config, folder.path), config)
-            training = _Training(config, spec, learner)
+            training = _Training(config, *build(config, folder.path))
             training.restore(folder)
             return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
-    training = _Training(config, spec, learner)
+    training = _Training(config, *build(config))
     with start_run(out, config.to_json()) as folder:
+        keep_learned_loss(training.learner, folder.path)
         return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
 
 

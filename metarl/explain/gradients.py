@@ -184,7 +184,7 @@ def _value(
     support: Support,
     step: Tensor,
 ) -> Tensor:
-    return loss(parameters, learner.distribution(theta, support.obs), support, step)
+    return loss(parameters, learner.policy.distribution(theta, support.obs), support, step)
 
 
 def _gradient(
@@ -210,7 +210,7 @@ def _true_gradient(learner: LearnedLossLearner, policies: Parameters, support: S
         seen = Support(*fields)
 
         def loss(theta: dict[str, Tensor]) -> Tensor:
-            return -(seen.weight * learner.distribution(theta, seen.obs).log_prob(seen.action) * goal).sum()
+            return -(seen.weight * learner.policy.distribution(theta, seen.obs).log_prob(seen.action) * goal).sum()
 
         return torch.func.grad(loss)(theta)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.learned_loss import named_reward
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
@@ -65,6 +66,9 @@ class GradientConfig:
     """Take inner gradients as constants (first-order MAML)."""
     inner_surrogate: Literal["log-prob", "ratio", "dice"] = "log-prob"
     """Loss of the inner steps: MAML's, ProMP's, or DiCE."""
+    inner_reward: str = "own"
+    """What inner steps maximise: own, the environment's reward, or learned:RUN, feedback as the loss of a run of
+    learned-loss shapes it. The outer objective keeps the environment's reward."""
     hidden_dims: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -115,12 +119,14 @@ class MetaBatch(NamedTuple):
     """What an outer step learns from.
 
     Attributes:
-        phases: K + 1 phases of experience, (B, M, ...) each; all but the last are support of an inner step.
+        phases: K + 1 phases of experience, (B, M, ...) each.
+        supports: all phases but the last, with the advantages that the inner step on each follows.
         acted: the distributions that the actions of each phase were drawn from, (B, M, ...).
         returns: (K + 1, B), mean undiscounted return of each phase.
     """
 
     phases: Sequence[Samples]
+    supports: Sequence[Samples]
     acted: Sequence[ActionDistribution]
     returns: Tensor
 
@@ -129,21 +135,16 @@ class MetaBatch(NamedTuple):
         """B."""
         return self.returns.shape[1]
 
-    @property
-    def supports(self) -> Sequence[Samples]:
-        """The phases that an inner step is made on."""
-        return self.phases[:-1]
-
     def sound_tasks(self) -> Tensor:
         """(B,) bool: experience and adapted policies are finite."""
-        values = [v for phase in self.phases for v in (phase.obs, phase.advantage)]
+        values = [v for phase in (*self.phases, *self.supports) for v in (phase.obs, phase.advantage)]
         return finite_tasks(*values, *(v for old in self.acted for v in old))
 
     def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
         """The same for some of the tasks: a (B,) bool mask, or a slice."""
-        phases = [Samples(*(value[chosen] for value in phase)) for phase in self.phases]
+        phases, supports = ([Samples(*(v[chosen] for v in s)) for s in part] for part in (self.phases, self.supports))
         acted = [type(old)(*(value[chosen] for value in old)) for old in self.acted]
-        return MetaBatch(phases, acted, self.returns[:, chosen])
+        return MetaBatch(phases, supports, acted, self.returns[:, chosen])
 
     def split(self, num_tasks: int) -> list[MetaBatch]:
         """Parts of `num_tasks` tasks, the last one maybe of fewer."""
@@ -170,12 +171,16 @@ class GradientLearner:
         meta_parameters: what is meta-learned, by name: the policy's parameters but for the context, and
             `inner_lr.NAME` where step sizes are learned. Leaves that require gradients.
         later_step_scale: factor on inner steps beyond those that were meta-trained.
+        learned_loss: shapes the reward of inner steps; None: they follow the environment's.
 
     Args:
         spec: the environment.
         config: settings.
         seed: of the parameters and of action sampling.
         device: of the parameters.
+
+    Raises:
+        UnknownNameError, CheckpointError, ConfigError: no such inner reward, or none for this environment.
     """
 
     samples_support = True
@@ -188,6 +193,7 @@ class GradientLearner:
         self.config = config
         self._threads: Executor | None = None
         self._surrogate = SURROGATES[config.inner_surrogate]
+        self.learned_loss = named_reward(config.inner_reward, spec, config.discount, device)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -243,10 +249,10 @@ class GradientLearner:
         episodes = []
         for step in range(num_episodes):
             policy = TaskPolicies(self._acting, shared | adapted, env.num_tasks)
-            episodes.append(collect(env, policy, 1, generator, on_step))
+            episodes.append(collect(env, policy, 1, generator, on_step, reads_signals=self.learned_loss is not None))
             if step + 1 < num_episodes:
                 scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
-                support = self.samples(episodes[-1], 0, env.num_tasks)
+                support = self.samples(episodes[-1], 0, env.num_tasks, is_support=True)
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
                 sound = finite_tasks(*stepped.values())
                 adapted = {name: torch.where(like(sound, v), v, adapted[name]) for name, v in stepped.items()}
@@ -284,7 +290,10 @@ class GradientLearner:
         """What `collect` gathered, by phases and tasks."""
         num_tasks = rollout.num_worlds // self.config.episodes_per_task
         phases = self.each(lambda k: self.samples(rollout, k, num_tasks), range(rollout.num_episodes))
-        batch = MetaBatch(phases, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        supports = phases[:-1]
+        if self.learned_loss is not None:
+            supports = self.each(lambda k: self.samples(rollout, k, num_tasks, is_support=True), range(len(supports)))
+        batch = MetaBatch(phases, supports, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
         parts = zip(*self.each(self._acted, self.chunks(batch)), strict=True)  # by phases, then by tasks
         return batch._replace(acted=[type(old[0])(*map(torch.cat, zip(*old, strict=True))) for old in parts])
 
@@ -333,8 +342,8 @@ class GradientLearner:
         """The policies of B tasks in the states of `samples`, (B, M, ...)."""
         return self.policy.distribution({**self.shared(meta_parameters), **adapted}, samples.obs)
 
-    def samples(self, rollout: Rollout, episode: int, num_tasks: int) -> Samples:
-        """The experience of one phase with advantages, (B, M, ...).
+    def samples(self, rollout: Rollout, episode: int, num_tasks: int, is_support: bool = False) -> Samples:
+        """The experience of one phase with advantages, (B, M, ...); those of a support are by the inner reward.
 
         Advantages are returns, discounted, less the linear feature baseline of the task fitted to them, over the
         generalised advantage estimator; normalised over the valid steps of each task. Time limits are ends.
@@ -348,9 +357,9 @@ class GradientLearner:
         def flat(values: Tensor) -> Tensor:
             return values.transpose(0, 1).flatten(1, 2).contiguous()  # (H, B, E, ...) -> (B, M, ...)
 
-        obs, reward, valid = of_tasks(self._normalized(rollout.obs)), of_tasks(rollout.reward), of_tasks(rollout.valid)
-        ends, config = of_tasks(rollout.terminated), self.config
-        advantage, weight = task_advantage(obs, reward, valid, ends, config.discount, config.gae_lambda)
+        obs, valid, ends = (of_tasks(v) for v in (self._normalized(rollout.obs), rollout.valid, rollout.terminated))
+        reward, discount = self._inner_reward(rollout) if is_support else (rollout.reward, self.config.discount)
+        advantage, weight = task_advantage(obs, of_tasks(reward), valid, ends, discount, self.config.gae_lambda)
         return Samples(
             flat(obs),
             flat(of_tasks(rollout.action)),
@@ -383,6 +392,12 @@ class GradientLearner:
             if parameter.shape != values[name].shape:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.copy_(values[name])
+
+    def _inner_reward(self, rollout: Rollout) -> tuple[Tensor, float]:
+        """What inner steps are to maximise, (T, N), and the discount of later rewards."""
+        if self.learned_loss is None:
+            return rollout.reward, self.config.discount
+        return self.learned_loss.reward(rollout), self.learned_loss.loss.discount(self.config.discount)
 
     def _inner_step(self, meta: Parameters, adapted: Parameters, support: Samples, scale: float) -> dict[str, Tensor]:
         """One inner step of each task, all at once."""

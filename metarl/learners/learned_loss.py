@@ -5,8 +5,8 @@ outer step asks how the true return after each update would change with the loss
 updates (of all tasks at once, by `torch.func`), and through the actions' likelihood into the return. How the loss
 changes what is experienced is left out of that gradient, as in LPG and NoRML.
 
-Nothing of a trained loss depends on the robot: its inputs are signals (`EnvSpec.signals`), so it can train policies of
-other shapes on robots that it never saw (`transfer`).
+Nothing of most trained losses depends on the robot: their inputs are signals (`EnvSpec.signals`), so they can train
+policies of other shapes on robots that they never saw (`transfer`). `ml3` and learned offsets fit one robot alone.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
-from metarl.losses.adaptive import AdaptiveLoss
+from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
 from metarl.losses.formula import formula_of, is_formula
 from metarl.losses.support import Support, support_of_phase
 from metarl.losses.table import make_inner_loss, signal_columns
-from metarl.nets.distributions import ActionDistribution
+from metarl.nets.distributions import ActionDistribution, PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
@@ -68,23 +68,35 @@ class LearnedLossLearner:
         self.config = config
         self.device = torch.device(device)
         self.horizon = spec.horizon
+        inner = make_inner_loss(
+            config.loss,
+            spec,
+            discount=config.discount,
+            gae_lambda=config.inner_lambda,
+            lambda_anneal_steps=config.lambda_anneal_steps,
+            hidden_dim=config.head_dim,
+            bound=config.bound,
+            num_epochs=config.inner_epochs,
+            drift_reward=config.drift_reward,
+        )
+        self._columns = signal_columns(spec, inner.signals)
+        self.policy = MLPPolicy(
+            spec.obs_dim,
+            spec.action_space,
+            config.policy_dims,
+            "tanh",
+            initial_std=config.initial_std,
+            num_extra_outputs=inner.num_extra_outputs if isinstance(inner, UpdateRule) else 0,
+        )
+        shapes = {name: value.shape for name, value in self.policy.initial_parameters(torch.Generator()).items()}
         self.loss = AdaptiveLoss(
-            make_inner_loss(
-                config.loss,
-                spec,
-                discount=config.discount,
-                gae_lambda=config.inner_lambda,
-                lambda_anneal_steps=config.lambda_anneal_steps,
-                hidden_dim=config.head_dim,
-                bound=config.bound,
-                num_epochs=config.inner_epochs,
-                drift_reward=config.drift_reward,
-            ),
+            inner,
             config.num_inner_steps,
             formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
             config.first_order,
+            shapes if config.learns_offset else None,
         )
         self.spec = spec
         differentiable = spec.physics is None and isinstance(spec.action_space, Continuous)
@@ -94,10 +106,6 @@ class LearnedLossLearner:
                 f"which {spec.name} is not. Take score."
             )
         self._is_pathwise = config.true_gradient != "score" and differentiable
-        self._columns = signal_columns(spec, self.loss.inner.signals)
-        self.policy = MLPPolicy(
-            spec.obs_dim, spec.action_space, config.policy_dims, "tanh", initial_std=config.initial_std
-        )
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
@@ -298,6 +306,7 @@ class LearnedLossLearner:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `Learner.load_state_dict`."""
         model = state["model"]
+        self.loss.require_robot(model)
         self.obs_normalizer.load_state_dict(
             {name: model[f"obs_normalizer.{name}"] for name in self.obs_normalizer.state_dict()}
         )
@@ -310,9 +319,9 @@ class LearnedLossLearner:
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
 
-    def distribution(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
-        """The action distributions of policies on observations that are scaled already."""
-        return self.policy.distribution(parameters, obs)
+    def distribution(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
+        """The outputs of policies on observations that are scaled already."""
+        return self.policy.output(parameters, obs)
 
     def acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
         """The action distributions of policies on observations as they come."""

@@ -19,14 +19,17 @@ class LearnedLossConfig:
     total_steps: int = 16_000_000
     """Environment steps of meta-training."""
     loss: str = "reward"
-    """What is learned: reward, potential, advantage or drift. Or a loss of which only step sizes are: feedback, dense,
-    dense-bonus, hand-potential, or formula:FILE, which brings its own discount, lambda, bound and first step sizes."""
+    """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3). Or a
+    loss of which only step sizes are: feedback, dense, dense-bonus, hand-potential, or formula:FILE, which brings its
+    own discount, lambda, bound and first step sizes."""
     drift_reward: HandDesign = "feedback"
-    """The reward, designed by hand, that a drift is learned on."""
+    """The reward, designed by hand, that a drift or lpg is learned on."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
     """Learn the size of each inner update."""
+    learns_offset: bool = False
+    """Learn what an inner update adds to each parameter of the policy (NoRML; loss advantage, fits one robot alone)."""
     meta_batch_size: int = 16
     """Tasks of an update, each with a policy of its own."""
     episodes_per_task: int = 16
@@ -106,6 +109,8 @@ class LearnedLossConfig:
         for name in ("discount", "inner_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.learns_offset and self.loss != "advantage":
+            raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
         if not all(width >= 1 for width in self.policy_dims):
             raise ConfigError(f"policy_dims must be positive, got {self.policy_dims}.")
 

@@ -166,9 +166,10 @@ class MAMLTRPO(GradientLearner):
         if num_kept == num_samples:
             return batch
         chosen = torch.randperm(num_samples, generator=self.generators["minibatches"], device=self.device)[:num_kept]
-        phases = []
-        for phase in batch.phases:
-            part = Samples(*(value[:, chosen] for value in phase))
+
+        def share(samples: Samples) -> Samples:
+            part = Samples(*(value[:, chosen] for value in samples))
             total = part.weight.sum(1, keepdim=True)
-            phases.append(part._replace(weight=part.weight / total.clamp(min=1e-12)))
-        return batch._replace(phases=phases)
+            return part._replace(weight=part.weight / total.clamp(min=1e-12))
+
+        return batch._replace(phases=[share(s) for s in batch.phases], supports=[share(s) for s in batch.supports])

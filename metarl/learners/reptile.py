@@ -40,7 +40,8 @@ class Reptile(GradientLearner):
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
         """One move towards the adapted parameters."""
         share = self.config.outer_lr * (1 - 0.9 * progress if self.config.anneal else 1.0)
-        adapted = self.unroll(self.meta_parameters, batch.phases, batch.num_tasks)[-1]
+        steps = [*batch.supports, batch.phases[-1]]
+        adapted = self.unroll(self.meta_parameters, steps, batch.num_tasks)[-1]
         moves = {name: share * (value.mean(0) - self.meta_parameters[name]) for name, value in adapted.items()}
         length = torch.stack([move.square().sum() for move in moves.values()]).sum().sqrt()
         if not bool(torch.isfinite(length)):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
+from metarl.learned_loss import named_loss
 from metarl.losses.policy_objective import policy_objective
 from metarl.nets.actor_critic import ActorCritic
 from metarl.nets.side_by_side import side_by_side
@@ -59,13 +60,14 @@ class RL2Config:
     num_minibatches: int = 4
     """Parts of a pass; each holds whole trials."""
     discount: float = 0.97
-    """Discount factor over the steps of a trial."""
+    """Discount factor over the steps of a trial; a learned reward brings its own."""
     gae_lambda: float = 0.9
     """Decay of the advantage estimator."""
     bootstrap_at_end: bool = False
     """The last step of a trial is a time limit, not an end: its value counts."""
     loss: str = "clip"
-    """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip."""
+    """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip. Or
+    learned:RUN, the loss of a run of learned-loss: its reward in place of the environment's, or its drift."""
     clip: float = 0.2
     """Half-width of PPO's clipping interval."""
     entropy_coef: float = 0.0
@@ -124,11 +126,23 @@ class RL2:
         config: settings.
         seed: of the weights, of action sampling and of the order of minibatches.
         device: of the network.
+
+    Attributes:
+        learned_loss: the loss of `learned:RUN`, None where the setting `loss` is another.
+        discount: of later rewards.
+
+    Raises:
+        UnknownNameError, CheckpointError, ConfigError: no such loss, or one that does not go with the environment.
     """
 
     def __init__(self, spec: EnvSpec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
         self.config = config
-        self.objective = policy_objective(config.loss, config.clip)
+        self.learned_loss = named_loss(config.loss, spec, config.discount, device)
+        if self.learned_loss is None:
+            self.objective, self.discount = policy_objective(config.loss, config.clip), config.discount
+        else:
+            self.objective = self.learned_loss.objective(config.clip)
+            self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
@@ -152,7 +166,9 @@ class RL2:
 
     def collect(self, env: BatchedEnv) -> Rollout:
         """One trial in every world, with sampled actions."""
-        return collect(env, self.network, self.config.episodes_per_trial, self.generators["policy"])
+        reads_signals = self.learned_loss is not None
+        generator = self.generators["policy"]
+        return collect(env, self.network, self.config.episodes_per_trial, generator, reads_signals=reads_signals)
 
     def trial(
         self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: Any = None
@@ -256,14 +272,21 @@ class RL2:
         step, seen with the memory of all before. A true end counts as an end in the last episode only.
         """
         value = self._heads(seen, torch.arange(rollout.num_worlds, device=self.device))[1]  # (T+1, N)
-        reward = self.network.reward_scaler(rollout.reward)
+        reward = self.network.reward_scaler(self._reward(rollout))
         last_episode = rollout.num_steps - rollout.num_steps // rollout.num_episodes
         cut = rollout.terminated.clone()
         cut[:last_episode] = False
         last_value = value[-1] * self.config.bootstrap_at_end * rollout.truncated[-1]
-        discount, gae_lambda = self.config.discount, self.config.gae_lambda
+        discount, gae_lambda = self.discount, self.config.gae_lambda
         advantage = generalized_advantage(reward, value[:-1], last_value, discount, gae_lambda, cut)
-        return advantage, advantage + value[:-1]
+        target = advantage + value[:-1]
+        if self.learned_loss is not None and self.learned_loss.loss.role == "advantage":
+            advantage = self.learned_loss.advantage(rollout)
+        return advantage, target
+
+    def _reward(self, rollout: Rollout) -> Tensor:
+        """What the policy is to maximise, (T, N); a memory reads the environment's own reward in any case."""
+        return rollout.reward if self.learned_loss is None else self.learned_loss.reward(rollout)
 
     def _heads(self, seen: Tensor, worlds: Tensor) -> tuple[Tensor, Tensor]:
         """`ActorCritic.heads` for some of the worlds, over the threads of an update."""
@@ -282,6 +305,6 @@ class RL2:
     def _update_normalizers(self, rollout: Rollout) -> None:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
-        self.network.reward_scaler.update(discounted_returns(rollout.reward.double(), self.config.discount))
+        self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.discount))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)

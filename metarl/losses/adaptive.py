@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from metarl.errors import ConfigError
 from metarl.losses.drift import mirror_objective, ppo_drift
 from metarl.losses.support import Support
 from metarl.losses.task_encoding import TaskEncoding
-from metarl.nets.distributions import ActionDistribution
+from metarl.nets.distributions import ActionDistribution, Embedded, PolicyOutput
 from metarl.nets.mlp_policy import Parameters
 
-LOSS, ENCODING, STEP_SIZE = "loss.", "encoding.", "log_step_size"
+LOSS, ENCODING, OFFSET, STEP_SIZE = "loss.", "encoding.", "offset.", "log_step_size"
 
 STEP_SIZE_GROUPS = ("hidden", "head", "log_std")
 """Parts of a policy whose step sizes are learned apart; they are there whatever its depth and its robot are."""
@@ -50,6 +51,37 @@ class InnerLoss(Protocol):
             support: the experience.
             step: how many inner updates the task has had, scalar int64.
         """
+        ...
+
+
+@runtime_checkable
+class UpdateRule(Protocol):
+    """An inner loss that sets targets: for the actions, and for further outputs of the policy's network.
+
+    The targets of an update are those that it sees before its first gradient step.
+    """
+
+    @property
+    def num_extra_outputs(self) -> int:
+        """Y, further outputs of the network; the policies that it is given are `Embedded`."""
+        ...
+
+    def targets(self, parameters: Mapping[str, Tensor], policy: PolicyOutput, support: Support, step: Tensor) -> Any:
+        """What it wants; arguments as of `InnerLoss`."""
+        ...
+
+    def towards(self, targets: Any, policy: PolicyOutput, support: Support) -> Tensor:
+        """A number to descend on, to come nearer to the targets."""
+        ...
+
+
+@runtime_checkable
+class OneRobotLoss(Protocol):
+    """An inner loss that reads absolute observations or actions and so fits the robot it was trained on alone."""
+
+    @property
+    def robot_parameters(self) -> tuple[str, ...]:
+        """Those of its parameters whose shapes are the robot's."""
         ...
 
 
@@ -127,8 +159,8 @@ class PolicyGradientLoss:
 class AdaptiveLoss:
     """An inner loss, how it adapts to a task, and the sizes of its steps, as functions of their meta-parameters.
 
-    Meta-parameters are `loss.NAME`, `encoding.NAME` where the loss adapts to the task, and `log_step_size`, (K, 3): one
-    for each inner update and each of `STEP_SIZE_GROUPS`.
+    Meta-parameters are `loss.NAME`, `encoding.NAME` where the loss adapts to the task, `offset.NAME` where offsets are
+    learned, and `log_step_size`, (K, 3): one for each inner update and each of `STEP_SIZE_GROUPS`.
 
     Args:
         inner: the loss.
@@ -139,6 +171,9 @@ class AdaptiveLoss:
         adapts_to_task: let the batch before adaptation modulate the loss.
         first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
             the loss does to one update is exact, what that does to the directions of later updates is left out.
+        offset_shapes: shapes of a policy's parameters, to each of which an inner update adds an offset that is
+            meta-learned and zero at the start (Yang et al. 2019, NoRML, eq. 6); None for no offsets. With offsets the
+            loss fits policies of these shapes alone.
     """
 
     def __init__(
@@ -149,11 +184,13 @@ class AdaptiveLoss:
         num_epochs: int = 1,
         adapts_to_task: bool = True,
         first_order: bool = False,
+        offset_shapes: Mapping[str, torch.Size] | None = None,
     ):
         self.inner = inner
         self.num_steps = num_steps
         self.num_epochs = num_epochs
         self.first_order = first_order
+        self.offset_shapes = dict(offset_shapes or {})
         rows = [[step_size] * len(STEP_SIZE_GROUPS)] if isinstance(step_size, int | float) else [*step_size]
         logarithms = [[math.log(size) for size in row] for row in rows]
         self._log_step_size = torch.tensor([logarithms[min(k, len(rows) - 1)] for k in range(num_steps)])
@@ -162,22 +199,50 @@ class AdaptiveLoss:
         if adapts_to_task and shapes:
             self.encoding = TaskEncoding(2 * len(inner.signals) + 2, shapes)
 
+    @property
+    def fits_one_robot(self) -> bool:
+        """Whether it is of no use on another robot than that it was trained on."""
+        return bool(self.offset_shapes) or isinstance(self.inner, OneRobotLoss)
+
+    def require_robot(self, meta: Parameters) -> None:
+        """Refuse meta-parameters that were trained on a robot, or with policies, of other shapes.
+
+        Raises:
+            ConfigError: they were; losses that fit any robot never are.
+        """
+        bound = self.inner.robot_parameters if isinstance(self.inner, OneRobotLoss) else ()
+        expected = self.initial_parameters(torch.Generator())
+        for name in (*(LOSS + name for name in bound), *(OFFSET + name for name in self.offset_shapes)):
+            if name not in meta or meta[name].shape != expected[name].shape:
+                got = tuple(meta[name].shape) if name in meta else "missing"
+                raise ConfigError(
+                    f"this loss fits the robot and the policies that it was trained on alone: {name} is {got}, "
+                    f"this robot needs {tuple(expected[name].shape)}. Train it here, or take a loss that fits any "
+                    "robot: reward, potential, advantage without offset, drift or lpg."
+                )
+
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the meta-parameters."""
         parameters = {LOSS + name: value for name, value in self.inner.initial_parameters(generator).items()}
         if self.encoding is not None:
             drawn = self.encoding.initial_parameters(generator)
             parameters |= {ENCODING + name: value for name, value in drawn.items()}
+        parameters |= {OFFSET + name: torch.zeros(shape) for name, shape in self.offset_shapes.items()}
         return parameters | {STEP_SIZE: self._log_step_size.clone()}
 
     def of_task(self, meta: Parameters, support: Support) -> tuple[dict[str, Tensor], Tensor]:
-        """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that a batch was taken on."""
+        """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that a batch was taken on.
+
+        Offsets are among the parameters, as `offset.NAME`.
+        """
+        offsets = {OFFSET + name: meta[OFFSET + name] for name in self.offset_shapes}
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
         if self.encoding is None:
-            return loss, meta[STEP_SIZE]
+            return loss | offsets, meta[STEP_SIZE]
         encoding = {name.removeprefix(ENCODING): value for name, value in meta.items() if name.startswith(ENCODING)}
         z = self.encoding.encode(encoding, support)
-        return self.encoding.modulate(encoding, loss, meta[STEP_SIZE], z)
+        loss, log_step_size = self.encoding.modulate(encoding, loss, meta[STEP_SIZE], z)
+        return loss | offsets, log_step_size
 
     def update(
         self,
@@ -186,21 +251,19 @@ class AdaptiveLoss:
         policy: Parameters,
         support: Support,
         step: Tensor,
-        distribution: Callable[[Parameters, Tensor], ActionDistribution],
+        distribution: Callable[[Parameters, Tensor], PolicyOutput],
     ) -> dict[str, Tensor]:
-        """One inner update of one task's policy: theta - alpha_k gradient, `num_epochs` times.
+        """One inner update of one task's policy: theta - alpha_k gradient, `num_epochs` times, and the offset once.
 
         Args:
             loss, log_step_size: of the task.
             policy: theta.
             support: the experience.
             step: how many updates the task has had.
-            distribution: (theta, observations) -> action distribution.
+            distribution: (theta, observations) -> action distribution, with extra outputs where the loss uses them.
         """
 
-        def inner_loss(theta: dict[str, Tensor]) -> Tensor:
-            return self.inner(loss, distribution(theta, support.obs), support, step)
-
+        inner_loss = self._descent(loss, policy, support, step, distribution)
         # A sum and not an index: an index of a batch of tasks has no batched second derivative that is quick.
         chosen = torch.arange(self.num_steps, device=step.device) == step.clamp(max=self.num_steps - 1)
         sizes = (chosen.unsqueeze(1) * log_step_size).sum(0).exp()  # (3,)
@@ -211,7 +274,27 @@ class AdaptiveLoss:
             at = {name: value.detach() for name, value in theta.items()} if self.first_order else theta
             gradient = torch.func.grad(inner_loss)(at)
             theta = {name: value - step_size[groups[name]] * gradient[name] for name, value in theta.items()}
-        return theta
+        return theta | {name: theta[name] + loss[OFFSET + name] for name in self.offset_shapes}
+
+    def _descent(
+        self,
+        loss: Parameters,
+        policy: Parameters,
+        support: Support,
+        step: Tensor,
+        distribution: Callable[[Parameters, Tensor], PolicyOutput],
+    ) -> Callable[[dict[str, Tensor]], Tensor]:
+        """What an inner update descends on, as a function of theta."""
+        if isinstance(self.inner, UpdateRule):
+            rule = self.inner
+            targets = rule.targets(loss, distribution(policy, support.obs), support, step)
+            return lambda theta: rule.towards(targets, distribution(theta, support.obs), support)
+
+        def inner_loss(theta: dict[str, Tensor]) -> Tensor:
+            output = distribution(theta, support.obs)
+            return self.inner(loss, output.actions if isinstance(output, Embedded) else output, support, step)
+
+        return inner_loss
 
 
 def step_size_groups(policy: Parameters) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Policy objectives by name: what an algorithm's setting `loss` may say."""
+"""Policy objectives by name: what an algorithm's setting `loss` may say, besides `metarl.learned_loss`."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def policy_objective(loss: str, clip: float) -> PolicyObjective:
         "dpo": partial(mirror_objective, drift=dpo_drift),
     }
     if loss not in objectives:
-        raise UnknownNameError("loss", loss, objectives)
+        raise UnknownNameError("loss", loss, [*objectives, "learned:RUN"])
     return objectives[loss]

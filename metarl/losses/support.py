@@ -55,8 +55,6 @@ def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tenso
         return values.unflatten(1, (num_tasks, -1)).transpose(0, 1).flatten(1, 2).contiguous()
 
     action, valid = rollout.action[steps], rollout.valid[steps]
-    discrete = not action.is_floating_point()
-    effort = torch.zeros_like(rollout.reward[steps]) if discrete else action.square().mean(-1)
     weight = flat(valid.to(rollout.reward.dtype))
     return Support(
         obs=flat(obs),
@@ -64,11 +62,18 @@ def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tenso
         log_prob=flat(rollout.log_prob[steps]),
         before=flat(signals[:-1]),
         after=flat(signals[1:]),
-        effort=flat(effort.clamp(max=_MAX_EFFORT)),
+        effort=flat(effort_of(action)),
         reward=flat(rollout.feedback[steps]),
         ended=flat(rollout.terminated[steps].to(rollout.reward.dtype)),
         weight=weight / weight.sum(1, keepdim=True).clamp(min=1.0),
     )
+
+
+def effort_of(action: Tensor) -> Tensor:
+    """Mean square of the numbers of actions, (..., A) -> (...), at most 4; 0 for discrete ones, (...) int64."""
+    if not action.is_floating_point():
+        return torch.zeros(action.shape, device=action.device)
+    return action.square().mean(-1).clamp(max=_MAX_EFFORT)
 
 
 def step_inputs(support: Support) -> Tensor:

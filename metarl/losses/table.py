@@ -15,9 +15,22 @@ from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
+from metarl.losses.lpg import LPG
+from metarl.losses.ml3_control import make_ml3_control
 from metarl.losses.support import step_input_names
 
-LOSS_NAMES = ("reward", "potential", "advantage", "drift", "feedback", "dense", "dense-bonus", "hand-potential")
+LOSS_NAMES = (
+    "reward",
+    "potential",
+    "advantage",
+    "drift",
+    "lpg",
+    "ml3",
+    "feedback",
+    "dense",
+    "dense-bonus",
+    "hand-potential",
+)
 
 
 def check_loss_name(name: str) -> None:
@@ -52,12 +65,13 @@ def make_inner_loss(
         spec: the environment.
         discount, gae_lambda: of later rewards.
         lambda_anneal_steps: of a potential.
-        hidden_dim, bound: of the network inside a learned loss.
+        hidden_dim, bound: of the network inside a learned reward, potential or advantage.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
-        drift_reward: what the advantages of a learned drift are computed from.
+        drift_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
 
     Raises:
-        ConfigError: the loss reads signals and the environment gives none, or a formula cannot be read.
+        ConfigError: the loss reads signals and the environment gives none, or needs continuous actions, or a formula
+            cannot be read.
         UnknownNameError: no such loss.
     """
     check_loss_name(name)
@@ -69,6 +83,10 @@ def make_inner_loss(
     horizon = spec.horizon
     if name == "drift":
         return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
+    if name == "lpg":
+        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount)
+    if name == "ml3":
+        return make_ml3_control(spec)
     credit: Credit
     if is_formula(name):
         credit = formula_credit(formula_of(name), horizon, lambda_anneal_steps)

@@ -80,3 +80,26 @@ class Categorical(NamedTuple):
 
 
 ActionDistribution = Gaussian | Categorical
+
+
+class Embedded(NamedTuple):
+    """A distribution over actions, and what else the network says of the states.
+
+    Attributes:
+        actions: the distribution.
+        extra: (..., Y), further outputs of the network.
+    """
+
+    actions: ActionDistribution
+    extra: Tensor
+
+    def sample(self, generator: torch.Generator | None) -> Tensor:
+        """Draw actions; see `actions`."""
+        return self.actions.sample(generator)
+
+    def log_prob(self, action: Tensor) -> Tensor:
+        """Log-density or log-probability, (...)."""
+        return self.actions.log_prob(action)
+
+
+PolicyOutput = ActionDistribution | Embedded

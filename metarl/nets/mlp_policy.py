@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from metarl.nets.distributions import ActionDistribution, Categorical, Gaussian
+from metarl.nets.distributions import ActionDistribution, Categorical, Embedded, Gaussian, PolicyOutput
 from metarl.nets.mlp import glorot_mlp, mlp
 from metarl.types import ActionSpace, Continuous
 
@@ -35,6 +35,7 @@ class MLPPolicy:
         activation: "tanh" or "relu".
         context_dim: C, numbers appended to each observation; 0 for none.
         initial_std: standard deviation of continuous actions at the start.
+        num_extra_outputs: Y, outputs of the last layer beside those of the actions; see `output`.
     """
 
     def __init__(
@@ -45,9 +46,12 @@ class MLPPolicy:
         activation: str = "tanh",
         context_dim: int = 0,
         initial_std: float = 1.0,
+        num_extra_outputs: int = 0,
     ):
         self.is_continuous = isinstance(action_space, Continuous)
-        self.dims = [obs_dim + context_dim, *hidden_dims, action_space.input_dim]
+        self.action_dim = action_space.input_dim
+        self.dims = [obs_dim + context_dim, *hidden_dims, self.action_dim + num_extra_outputs]
+        self.num_extra_outputs = num_extra_outputs
         self.context_dim = context_dim
         self.initial_std = initial_std
         self._activation = _ACTIVATIONS[activation]
@@ -56,7 +60,7 @@ class MLPPolicy:
         """Draw parameters: weights as of Glorot and Bengio (2010), zero biases; float32 on the CPU."""
         parameters = glorot_mlp(self.dims, generator)
         if self.is_continuous:
-            parameters["log_std"] = torch.full((self.dims[-1],), math.log(self.initial_std))
+            parameters["log_std"] = torch.full((self.action_dim,), math.log(self.initial_std))
         if self.context_dim:
             parameters[CONTEXT] = torch.zeros(self.context_dim)
         return parameters
@@ -73,11 +77,23 @@ class MLPPolicy:
             parameters: of one task, or with a leading dimension B.
             obs: (M, O), or (B, M, O).
         """
+        return self._actions(parameters, self._outputs(parameters, obs)[..., : self.action_dim])
+
+    def output(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
+        """The action distribution, with the extra outputs where there are some; see `distribution`."""
+        if not self.num_extra_outputs:
+            return self.distribution(parameters, obs)
+        outputs, extra = self._outputs(parameters, obs).split([self.action_dim, self.num_extra_outputs], -1)
+        return Embedded(self._actions(parameters, outputs), extra)
+
+    def _outputs(self, parameters: Parameters, obs: Tensor) -> Tensor:
         features = obs
         if self.context_dim:
             context = parameters[CONTEXT].unsqueeze(-2)  # (..., 1, C)
             features = torch.cat([obs, context.expand(*obs.shape[:-1], self.context_dim)], -1)
-        features = mlp(parameters, features, self._activation)  # (..., M, D)
+        return mlp(parameters, features, self._activation)  # (..., M, D)
+
+    def _actions(self, parameters: Parameters, outputs: Tensor) -> ActionDistribution:
         if not self.is_continuous:
-            return Categorical(features)
-        return Gaussian(features, parameters["log_std"].unsqueeze(-2).clamp(min=_MIN_LOG_STD))
+            return Categorical(outputs)
+        return Gaussian(outputs, parameters["log_std"].unsqueeze(-2).clamp(min=_MIN_LOG_STD))

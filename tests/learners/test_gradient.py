@@ -49,7 +49,7 @@ def learner_and_batch(spec, config, make=MAMLTRPO, seed=0):
         old = [learner.distribution(learner.meta_parameters, *policy) for policy in policies]
     acted = [type(d)(*(v.expand(d[0].shape).clone() for v in d)) for d in old]
     returns = rollout.episode_returns().unflatten(1, (config.meta_batch_size, -1)).mean(2).double()
-    return learner, MetaBatch(phases, acted, returns)
+    return learner, MetaBatch(phases, phases[:-1], acted, returns)
 
 
 def assert_gradient_is_that_of_finite_differences(loss, parameters, generator, tolerance=1e-5):

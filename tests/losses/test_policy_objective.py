@@ -48,7 +48,9 @@ def test_dpo_changes_the_policy_loss_alone():
 
 
 def test_an_unknown_loss_is_refused_before_anything_is_trained():
-    with pytest.raises(UnknownNameError, match=r"unknown loss 'dop'\. Did you mean 'dpo'\? Available: clip, dpo\."):
+    with pytest.raises(
+        UnknownNameError, match=r"loss 'dop'\. Did you mean 'dpo'\? Available: clip, dpo, learned:RUN\."
+    ):
         RL2(hidden_target(), replace(SMALL, loss="dop"), 0)
 
 

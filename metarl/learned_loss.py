@@ -1,0 +1,425 @@
+"""Learned losses that are finished, for everybody's use: load one, and shape rewards or advantages with it.
+
+    loss = LearnedLoss.load("runs/learned-loss-reach-robots-seed0")
+    reward = loss.reward(before, after, effort, feedback, ended)
+
+A learner's setting names a loss as `learned:RUN` (`PREFIX`). The run that trains with it keeps a copy in its folder
+(`FOLDER`), itself a run folder with one checkpoint, so that it needs the first one no longer (`metarl.run.build`).
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
+from metarl.config_json import config_from_json
+from metarl.env import BatchedEnv, EnvSpec, Signals
+from metarl.errors import CheckpointError, ConfigError, MetarlError, UnknownNameError, closest
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.losses.adaptive import AdaptiveLoss, PolicyGradientLoss
+from metarl.losses.drift import learned_drift, mirror_objective
+from metarl.losses.hand_designed import HandDesigned
+from metarl.losses.learned_advantage import LearnedAdvantage
+from metarl.losses.learned_drift import LearnedDrift
+from metarl.losses.learned_potential import LearnedPotential
+from metarl.losses.learned_reward import LearnedReward
+from metarl.losses.policy_objective import policy_objective
+from metarl.losses.support import Support, effort_of
+from metarl.rl.ppo import PolicyObjective
+from metarl.run_folder import open_run, start_run
+from metarl.seeding import make_generator
+from metarl.types import Rollout
+
+PREFIX = "learned:"
+FOLDER = "loss"
+_ALGORITHM = "learned-loss"
+_TYPICAL_TASKS = 16
+
+Array = TypeVar("Array", Tensor, np.ndarray)
+
+Role = Literal["reward", "advantage", "drift"]
+
+
+@dataclass(frozen=True)
+class LearnedLoss:
+    """A loss with everything that was meta-learned.
+
+    Attributes:
+        kind: the setting `loss` of its run, such as "reward", "potential", "advantage" or "drift".
+        role: what it offers: `reward` (hand-designed ones too), `advantage` or `drift`.
+        signals: names of the signals that it reads.
+        loss: the loss as a function of the meta-parameters.
+        meta_parameters: what was meta-learned.
+        parameters: those of the inner loss for one task. After `load` that is the typical one: they are modulated by
+            the mean encoding of training tasks of its own environment, as fresh policies experience them.
+        config: config.json of its run.
+        checkpoint: where it came from.
+    """
+
+    kind: str
+    role: Role
+    signals: tuple[str, ...]
+    loss: AdaptiveLoss
+    meta_parameters: Mapping[str, Tensor]
+    parameters: Mapping[str, Tensor]
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+    @staticmethod
+    def load(path: Path | str, device: str | torch.device = "cpu") -> LearnedLoss:
+        """Read a loss from a run folder of `learned-loss`, or from one of its checkpoints.
+
+        Where the loss adapts to its task, one batch of fresh policies is played to find the typical one.
+
+        Raises:
+            CheckpointError: no such run, one of another algorithm, a damaged checkpoint, one of another version, or
+                meta-parameters that are not finite.
+            UnknownNameError: the environment that it was meta-trained on is not installed.
+            ConfigError: a loss that other algorithms have no use for (lpg, ml3).
+        """
+        path = Path(path)
+        is_checkpoint = path.name.startswith("ckpt-")
+        run = open_run(path.absolute().parent.parent if is_checkpoint else path)
+        _refuse_others(run.path, run.config.get("algorithm"))
+        checkpoint = load_checkpoint(path) if is_checkpoint else newest_checkpoint(run.checkpoints)
+        _refuse_others(checkpoint.path, checkpoint.state.get("algorithm"))
+        spec, learner = _learner(run.config, run.path)
+        _read_tensors(learner, checkpoint)
+        meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
+        parameters, _ = learner.loss.of_task(meta, _typical_support(learner, spec))
+        return LearnedLoss(
+            kind=learner.config.loss,
+            role=_role(learner.loss),
+            signals=learner.loss.inner.signals,
+            loss=learner.loss,
+            meta_parameters={name: value.to(device) for name, value in meta.items()},
+            parameters={name: value.to(device) for name, value in parameters.items()},
+            config=run.config,
+            checkpoint=checkpoint,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write a run folder that `load` reads, with nothing but this checkpoint."""
+        with start_run(path, self.config) as run:
+            save_checkpoint(run.checkpoints, self.checkpoint.step, self.checkpoint.tensors, self.checkpoint.state)
+
+    def of_task(self, support: Support) -> LearnedLoss:
+        """The same loss, modulated for the task that a first batch of experience was taken on (`LossOnEnv.support`)."""
+        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), support)[0])
+
+    def with_discount(self, discount: float) -> LearnedLoss:
+        """The same loss for a learner with another discount.
+
+        A potential keeps the best policy only where both discounts are equal (Ng et al. 1999); others do not change.
+        """
+        inner = self.loss.inner
+        if not (isinstance(inner, PolicyGradientLoss) and isinstance(inner.credit, LearnedPotential | HandDesigned)):
+            return self
+        loss = copy.copy(self.loss)
+        loss.inner = dataclasses.replace(inner, credit=dataclasses.replace(inner.credit, discount=discount))
+        return dataclasses.replace(self, loss=loss)
+
+    def discount(self, usual: float) -> float:
+        """The discount of later rewards that a learner is to take instead of its usual one: the decay that a reward
+        learned, of which it is a part; other losses go with any."""
+        return float(self.parameters["decay"].sigmoid()) if "decay" in self.parameters else usual
+
+    def reward(self, before: Array, after: Array, effort: Array, feedback: Array, ended: Array) -> Array:
+        """Shape rewards.
+
+        Args:
+            before: (..., S), signals of the state that the action was taken in, in the order of `signals`.
+            after: (..., S), signals of the state after it; not of the state that a new episode starts in.
+            effort: (...,), mean square of the action's numbers (`metarl.losses.support.effort_of`).
+            feedback: (...,), the reward that the learning agent gets.
+            ended: (...,), where the episode truly ended, not by its time limit.
+
+        Returns:
+            (...,) float32, a tensor or an array as the arguments are.
+
+        Raises:
+            ConfigError: it is an advantage or a drift.
+        """
+        inner = self.loss.inner
+        if not isinstance(inner, PolicyGradientLoss) or isinstance(inner.credit, LearnedAdvantage):
+            raise ConfigError(f"a learned {self.kind} shapes no reward: use `{self.role}` of it.")
+        assert isinstance(inner.credit, LearnedReward | LearnedPotential | HandDesigned)  # as `_role` says
+        support = self._steps(before, after, effort, feedback, ended)
+        shaped = inner.credit.reward(self.parameters, support).view(tuple(feedback.shape))
+        return shaped if isinstance(feedback, Tensor) else shaped.cpu().numpy()
+
+    def advantage(self, before: Array, after: Array, effort: Array, counts: Array) -> Array:
+        """Judge steps without a reward.
+
+        Args:
+            before, after, effort: as in `reward`.
+            counts: (...,) bool, the steps over which advantages have mean 0 and deviation 1; elsewhere they are 0.
+
+        Raises:
+            ConfigError: it is no advantage.
+        """
+        inner = self.loss.inner
+        if not (isinstance(inner, PolicyGradientLoss) and isinstance(inner.credit, LearnedAdvantage)):
+            raise ConfigError(f"a learned {self.kind} gives no advantages: use `{self.role}` of it.")
+        nothing = effort * 0
+        support = self._steps(before, after, effort, nothing, nothing)
+        weight = self._tensor(counts).flatten()
+        support = support._replace(weight=weight / weight.sum().clamp(min=1.0))
+        step = torch.zeros((), dtype=torch.int64, device=weight.device)
+        judged = inner.credit.advantage(self.parameters, support, step).view(tuple(effort.shape))
+        return judged if isinstance(effort, Tensor) else judged.cpu().numpy()
+
+    def drift(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
+        """D of mirror learning (`metarl.losses.drift`), elementwise.
+
+        Raises:
+            ConfigError: it is no drift.
+        """
+        if self.role != "drift":
+            raise ConfigError(f"a learned {self.kind} is no drift: use `{self.role}` of it.")
+        return learned_drift(self.parameters, log_ratio, advantage)
+
+    def columns(self, spec: EnvSpec) -> list[int]:
+        """Where the signals that it reads stand among those of an environment.
+
+        Raises:
+            ConfigError: the environment lacks one, which is named.
+        """
+        given = () if spec.signals is None else spec.signals.names
+        if missing := [name for name in self.signals if name not in given]:
+            raise ConfigError(_missing_signals(spec.name, missing, given))
+        return [given.index(name) for name in self.signals]
+
+    def on(self, spec: EnvSpec) -> LossOnEnv:
+        """The loss for rollouts in an environment.
+
+        Raises:
+            ConfigError: the environment lacks a signal that it reads.
+        """
+        return LossOnEnv(self, tuple(self.columns(spec)))
+
+    def _tensor(self, values: Tensor | np.ndarray) -> Tensor:
+        device = next(iter(self.meta_parameters.values())).device
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    def _steps(self, before: Array, after: Array, effort: Array, feedback: Array, ended: Array) -> Support:
+        """Steps of any leading shape as a support, all with the same weight; losses of steps read no policy."""
+        reward = self._tensor(feedback).flatten()  # (M,)
+        unread = torch.zeros_like(reward)
+        return Support(
+            obs=unread,
+            action=unread,
+            log_prob=unread,
+            before=self._tensor(before).reshape(len(reward), len(self.signals)),
+            after=self._tensor(after).reshape(len(reward), len(self.signals)),
+            effort=self._tensor(effort).flatten(),
+            reward=reward,
+            ended=self._tensor(ended).flatten(),
+            weight=torch.full_like(unread, 1 / max(len(unread), 1)),
+        )
+
+
+@dataclass(frozen=True)
+class LossOnEnv:
+    """A learned loss for rollouts in one environment, collected with `reads_signals`.
+
+    Attributes:
+        loss: it.
+        columns: of its signals among those of the environment.
+    """
+
+    loss: LearnedLoss
+    columns: tuple[int, ...]
+
+    def reward(self, rollout: Rollout) -> Tensor:
+        """What a learner that takes this loss is to maximise, (T, N).
+
+        Feedback, shaped; for an advantage the feedback as it is. A drift does not touch the environment's reward.
+        """
+        if self.loss.role == "drift":
+            return rollout.reward
+        if self.loss.role == "advantage":
+            return rollout.feedback
+        before, after, effort = self._steps(rollout)
+        shaped = self.loss.reward(before, after, effort, rollout.feedback, rollout.terminated)
+        return torch.where(rollout.valid, shaped, 0.0)
+
+    def advantage(self, rollout: Rollout) -> Tensor:
+        """Advantages, (T, N), of a loss that learned these."""
+        return self.loss.advantage(*self._steps(rollout), rollout.valid)
+
+    def objective(self, clip: float) -> PolicyObjective:
+        """What a policy ascends on: PPO's clipped surrogate, in which a learned drift takes the place of the clip."""
+        if self.loss.role != "drift":
+            return policy_objective("clip", clip)
+
+        def drifting(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor) -> Tensor:
+            return mirror_objective(log_prob, old_log_prob, advantage, self.loss.drift)
+
+        return drifting
+
+    def support(self, rollout: Rollout) -> Support:
+        """A rollout as the experience of one task, for `LearnedLoss.of_task`."""
+        before, after, effort = self._steps(rollout)
+        steps = self.loss._steps(before, after, effort, rollout.feedback, rollout.terminated)
+        weight = rollout.valid.flatten().to(torch.float32)
+        return steps._replace(weight=weight / weight.sum().clamp(min=1.0))
+
+    def _steps(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
+        signals = rollout.signals[..., list(self.columns)]  # (K, H + 1, N, S)
+        return signals[:, :-1].flatten(0, 1), signals[:, 1:].flatten(0, 1), effort_of(rollout.action)
+
+
+def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+    """The loss that a learner's setting names as `learned:RUN`; None where it names none.
+
+    Raises:
+        CheckpointError: see `LearnedLoss.load`.
+        ConfigError: the environment lacks a signal that the loss reads.
+    """
+    if not setting.startswith(PREFIX):
+        return None
+    return LearnedLoss.load(setting.removeprefix(PREFIX), device).with_discount(discount).on(spec)
+
+
+def named_reward(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+    """The loss that a setting names as `learned:RUN` and that shapes rewards; None for "own".
+
+    Raises:
+        UnknownNameError: another name.
+        CheckpointError, ConfigError: see `named_loss`; or the loss shapes no reward.
+    """
+    if setting == "own":
+        return None
+    found = named_loss(setting, spec, discount, device)
+    if found is None:
+        raise UnknownNameError("reward", setting, ("own", f"{PREFIX}RUN"))
+    if found.loss.role != "reward":
+        raise ConfigError(f"{setting} is a learned {found.loss.kind}, which shapes no reward: name a learned reward.")
+    return found
+
+
+def transfer(
+    learner: LearnedLossLearner, spec: EnvSpec, seed: int, device: str | torch.device = "cpu"
+) -> LearnedLossLearner:
+    """A learner of another environment that learns by the loss of this one: fresh policies of the other's shapes.
+
+    Args:
+        learner: whose loss is taken over, with its step sizes.
+        spec: the other environment.
+        seed: of the fresh policies, and of the batch that sets the scale of observations where the learner has one.
+        device: of all parameters.
+
+    Raises:
+        ConfigError: the environment lacks a signal that the loss reads, or the loss fits its own robot alone.
+    """
+    if learner.loss.fits_one_robot and spec.name != learner.spec.name:
+        offsets = " with learned offsets" if learner.config.learns_offset else ""
+        raise ConfigError(
+            f"the loss {learner.config.loss}{offsets} fits the robot that it was trained on alone, that of "
+            f"{learner.spec.name}: it cannot train one of {spec.name}. Train it there, or take another loss."
+        )
+    wanted = learner.loss.inner.signals
+    chosen = _with_signals(spec, wanted)
+    # What the other environment is not may be needed to train the loss, but not to use it.
+    other = LearnedLossLearner(chosen, dataclasses.replace(learner.config, true_gradient="auto"), seed, device)
+    if chosen.signals is not None and spec.signals is not None:
+        other._columns = [spec.signals.names.index(name) for name in wanted]
+    other.loss.require_robot(learner.meta_parameters)
+    with torch.no_grad():
+        for name, value in learner.meta_parameters.items():
+            other.meta_parameters[name].copy_(value)
+    if learner.config.normalizes_obs:
+        rollout = _first_batch(other, spec, seed)
+        other.obs_normalizer.update(rollout.obs[rollout.valid])
+    return other
+
+
+def _with_signals(spec: EnvSpec, wanted: tuple[str, ...]) -> EnvSpec:
+    """An environment whose signals are the wanted ones, in their order."""
+    given = () if spec.signals is None else spec.signals.names
+    if missing := [name for name in wanted if name not in given]:
+        raise ConfigError(_missing_signals(spec.name, missing, given))
+    if spec.signals is None or given == wanted:
+        return spec
+    return dataclasses.replace(spec, signals=Signals(wanted, spec.signals.compute, spec.signals.feedback))
+
+
+def _missing_signals(env: str, missing: list[str], given: tuple[str, ...]) -> str:
+    near = closest(missing[0], given)
+    return (
+        f"the loss reads signals that {env} does not give: {', '.join(missing)}.{near} "
+        f"Available: {', '.join(given) or 'none'}."
+    )
+
+
+def _refuse_others(path: Path, algorithm: object) -> None:
+    if algorithm != _ALGORITHM:
+        raise CheckpointError(f"{path} is of {algorithm}, which learns no loss: name a run of {_ALGORITHM}.")
+
+
+def _learner(config: Mapping[str, Any], path: Path) -> tuple[EnvSpec, LearnedLossLearner]:
+    """The environment that the loss was meta-trained on, and a learner without its weights."""
+    import envs
+
+    try:
+        settings = config_from_json(LearnedLossConfig, config.get("settings"), "config.settings")
+        spec = envs.make_spec(str(config.get("env")), **config.get("env_options", {}))
+        return spec, LearnedLossLearner(spec, settings, seed=0)
+    except UnknownNameError:
+        raise
+    except MetarlError as error:
+        raise CheckpointError(f"{path / 'config.json'} is damaged or of another version: {error}") from error
+
+
+@torch.no_grad()
+def _read_tensors(learner: LearnedLossLearner, checkpoint: Checkpoint) -> None:
+    model = checkpoint.tensors.get("model", {})
+    normalizer = learner.obs_normalizer.state_dict()
+    wanted = {**learner.meta_parameters, **{f"obs_normalizer.{name}": value for name, value in normalizer.items()}}
+    for name, value in wanted.items():
+        if name not in model or model[name].shape != value.shape:
+            found = f"is {tuple(model[name].shape)}" if name in model else "is missing"
+            raise CheckpointError(
+                f"checkpoint {checkpoint.path} is of another version of {_ALGORITHM}: {name} {found}, "
+                f"expected {tuple(value.shape)}."
+            )
+        if not bool(torch.isfinite(model[name]).all()):
+            raise CheckpointError(f"checkpoint {checkpoint.path} holds no usable loss: {name} is not finite.")
+        value.copy_(model[name])
+
+
+def _role(loss: AdaptiveLoss) -> Role:
+    if isinstance(loss.inner, LearnedDrift):
+        return "drift"
+    if not isinstance(loss.inner, PolicyGradientLoss):
+        raise ConfigError(
+            f"{type(loss.inner).__name__} trains policies in its own updates alone: it gives no reward, advantage or "
+            "drift to other algorithms. Take a run of --loss reward, potential, advantage or drift."
+        )
+    return "advantage" if isinstance(loss.inner.credit, LearnedAdvantage) else "reward"
+
+
+def _typical_support(learner: LearnedLossLearner, spec: EnvSpec) -> Support:
+    """What fresh policies experience on training tasks, as if it were one task: the mean of the tasks' encodings."""
+    rollout = _first_batch(learner, spec, seed=0)
+    tasks = learner.support(rollout, 0, _TYPICAL_TASKS)  # (B, M, ...)
+    merged = Support(*(values.flatten(0, 1) for values in tasks))
+    return merged._replace(weight=merged.weight / _TYPICAL_TASKS)
+
+
+def _first_batch(learner: LearnedLossLearner, spec: EnvSpec, seed: int) -> Rollout:
+    """One episode of fresh policies on training tasks."""
+    env = BatchedEnv(spec, _TYPICAL_TASKS * learner.config.episodes_per_task, device=learner.device, seed=seed)
+    env.set_tasks(spec.tasks.sample_train(_TYPICAL_TASKS, make_generator(seed, "tasks")))
+    return learner.trial(env, 1, make_generator(seed, "first batch", learner.device))
