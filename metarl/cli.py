@@ -1,4 +1,4 @@
-"""The `metarl` command: `train`, `evaluate`, `compare`, `record`, `list`, `doctor`.
+"""The `metarl` command: `train`, `evaluate`, `compare`, `record`, `explain`, `list`, `doctor`.
 
 Nothing heavy is imported before a command is known, so that `metarl --help` answers at once.
 Exit codes: 0 done, 2 bad input (one clear line), 1 a failure that is not the user's, 128 + n stopped by signal n.
@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": "let a trained run adapt to unseen tasks, episode by episode",
     "compare": "put runs on one picture, by the environment steps they spend on a new task",
     "record": "write a video of a trained run adapting to unseen tasks",
+    "explain": "show what a learned loss learned: pictures, numbers and a formula",
     "list": "environments with their task parameters, algorithms and presets",
     "doctor": "what this machine can do (devices, engines, renderers, video), and how to get the rest",
 }
@@ -72,6 +73,7 @@ def _run(command: str, arguments: list[str]) -> int:
         "evaluate": commands.evaluate,
         "compare": commands.compare,
         "record": commands.record,
+        "explain": commands.explain,
         "list": commands.list_names,
         "doctor": commands.doctor,
     }[command](arguments)

@@ -20,6 +20,7 @@ from metarl.options import (
     CompareOptions,
     DoctorOptions,
     EvaluateOptions,
+    ExplainOptions,
     ListOptions,
     RecordOptions,
     TrainOptions,
@@ -212,6 +213,33 @@ def record(arguments: list[str]) -> int:
         f"wrote {recording.path}: {recording.num_frames} frames of {recording.width}x{recording.height} "
         f"at {float(recording.fps):g} per second, drawn with {recording.backend}"
     )
+    return 0
+
+
+def explain(arguments: list[str]) -> int:
+    """`metarl explain`."""
+    options = parse(ExplainOptions, "explain", arguments)
+
+    from metarl.explain.report import explain as write_explanation
+    from metarl.run import load_run
+
+    if options.num_tasks < 2 or options.num_validation_tasks < 1 or options.seed < 0:
+        raise ConfigError(
+            "--num-tasks must be at least 2, --num-validation-tasks at least 1 and --seed not negative, "
+            f"got {options.num_tasks}, {options.num_validation_tasks} and {options.seed}."
+        )
+    run = load_run(options.run, options.device)
+    out = options.out or run.path / "explain"
+    _check_writable(out / "index.html", "--out")
+    path = write_explanation(
+        run,
+        out,
+        num_tasks=options.num_tasks,
+        num_validation_tasks=options.num_validation_tasks,
+        skips_formula=options.skip_formula,
+        seed=options.seed,
+    )
+    _console.print(f"wrote {path} and its numbers, {path.with_name('explain.json')}")
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from metarl.config_json import config_from_json, config_to_json
@@ -49,6 +49,11 @@ class RunConfig:
                 f"torch_threads must be at least 1 and physics_threads at least 0, "
                 f"got {self.torch_threads} and {self.physics_threads}."
             )
+
+    def self_contained(self) -> RunConfig:
+        """The same configuration with the content of the files that its settings name, so that it needs none."""
+        read = getattr(self.settings, "self_contained", None)
+        return self if read is None else replace(self, settings=read())
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal configuration."""

@@ -155,6 +155,26 @@ class RecordOptions:
 
 
 @dataclass(frozen=True)
+class ExplainOptions:
+    """Show what a learned loss learned: one page with pictures, numbers and a formula."""
+
+    run: tyro.conf.Positional[Run]
+    """Run folder of learned-loss, or one of its checkpoints."""
+    out: OptionalPath = None
+    """Folder of the page; default RUN/explain."""
+    num_tasks: int = 16
+    """Training tasks that the loss is looked at on."""
+    num_validation_tasks: int = 64
+    """Validation tasks that formulas are tested on."""
+    skip_formula: bool = False
+    """Do not distil the loss into a formula, which takes most of the time."""
+    seed: int = 0
+    """Seed of the tasks, the policies and their noise."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True)
 class ListOptions:
     """Environments with their task parameters, algorithms and presets."""
 

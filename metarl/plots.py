@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _GREYS = ("#333333", "#777777")
 _DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1))
@@ -187,7 +187,7 @@ def learning_curve(
         raise ConfigError(f"a learning curve needs runs and a positive smooth, got {dict(runs)} and {smooth}.")
     figure, panels = _figure(1)
     for index, (label, files) in enumerate(runs.items()):
-        color = _COLORS[index % len(_COLORS)]
+        color = COLORS[index % len(COLORS)]
         lines = [_smoothed(*_columns(file, x, y), smooth) for file in files]
         if len(lines) == 1:
             panels[0].plot(*lines[0], color=color, label=label, linewidth=2)
@@ -323,7 +323,7 @@ def _draw(
 
 
 def _line_style(index: int, num_episodes: int) -> dict[str, Any]:
-    style = {"color": _COLORS[index % len(_COLORS)], "linewidth": 2.2, "zorder": 3}
+    style = {"color": COLORS[index % len(COLORS)], "linewidth": 2.2, "zorder": 3}
     if num_episodes <= _MAX_MARKERS:
         style |= {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 6.5}
     return style

@@ -24,8 +24,8 @@ def make_generator(seed: int, purpose: str, device: str | torch.device = "cpu") 
     return generator
 
 
-def twin(generator: torch.Generator) -> torch.Generator:
-    """Another generator that will draw what this one is about to draw."""
-    copy = torch.Generator(generator.device)
-    copy.set_state(generator.get_state())
-    return copy
+def copy_generator(generator: torch.Generator) -> torch.Generator:
+    """A generator that will draw what this one will draw."""
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin

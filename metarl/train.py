@@ -80,7 +80,7 @@ def train(
             "checkpoint_interval_s must be at least 0, keep_checkpoints at least 1 and validate_every at least 0, "
             f"got {checkpoint_interval_s}, {keep_checkpoints} and {validate_every}."
         )
-    out = Path(out)
+    out, config = Path(out), config.self_contained()
     torch.set_num_threads(config.torch_threads)
     if resume:
         with resume_run(out) as folder:

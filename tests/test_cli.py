@@ -251,7 +251,10 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("frobnicate", "unknown command 'frobnicate'. Available: compare, doctor, evaluate, list, record, train."),
+        (
+            "frobnicate",
+            "unknown command 'frobnicate'. Available: compare, doctor, evaluate, explain, list, record, train.",
+        ),
         ("trian", "Did you mean 'train'?"),
         ("train", "name the algorithm first, as in `metarl train rl2 --env reach-planar`. Available: rl2, "),
         ("train --env bandit rl2", "name the algorithm first"),
@@ -294,6 +297,10 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
         ("evaluate runs/arm", "no such run folder: runs/arm."),
         ("evaluate x --episodes three", "--episodes must be a whole number, got 'three'."),
         ("evaluate x --num-taks 3", "unrecognized option --num-taks. Did you mean --num-tasks?"),
+        ("explain", "RUN is missing: name it. See metarl explain --help."),
+        ("explain x --num-taks 3", "unrecognized option --num-taks. Did you mean --num-tasks?"),
+        ("train learned-loss --env bandit --loss rewrd", "unknown loss 'rewrd'. Did you mean 'reward'?"),
+        ("train learned-loss --env bandit --loss formula:x.json", "cannot read formula file 'x.json': No such file"),
         ("record x --speed fast", "--speed must be a number, got 'fast'."),
         ("list bandti", "unknown environment or algorithm 'bandti'. Did you mean 'bandit'?"),
         ("list --all", "unrecognized option --all."),

@@ -19,21 +19,22 @@ import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
+from metarl.losses.formula import formula_of, is_formula
 from metarl.losses.support import Support, support_of_phase
-from metarl.losses.table import make_inner_loss
+from metarl.losses.table import make_inner_loss, signal_columns
 from metarl.nets.distributions import ActionDistribution, PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
-from metarl.seeding import make_generator, twin
+from metarl.seeding import copy_generator, make_generator
 from metarl.types import Continuous, Rollout
 
 Goal = Tensor | dict[str, Tensor]
@@ -79,7 +80,7 @@ class LearnedLossLearner:
             num_epochs=config.inner_epochs,
             drift_reward=config.drift_reward,
         )
-        self._columns = _columns(spec, inner.signals)
+        self._columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -92,7 +93,7 @@ class LearnedLossLearner:
         self.loss = AdaptiveLoss(
             inner,
             config.num_inner_steps,
-            config.inner_lr,
+            formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
             config.inner_epochs,
             config.adapts_to_task,
             config.first_order,
@@ -144,7 +145,7 @@ class LearnedLossLearner:
         if self.config.outer == "evolution":  # the two of a pair have the same task and the same start
             env.set_tasks(tasks[::2].repeat_interleave(2, 0))
             starts = {name: value[::2].repeat_interleave(2, 0) for name, value in self.agents.items()}
-            population, _ = self._population(twin(self.generators["evolution"]))
+            population, _ = self._population(copy_generator(self.generators["evolution"]))
             return self._live(env, population, 0, starts, self.ages, num_episodes, generator)
         env.set_tasks(torch.where((self.ages > 0).unsqueeze(1), self.agent_tasks, tasks))
         return self._live(env, self._constant(), None, self.agents, self.ages, num_episodes, generator)
@@ -155,8 +156,11 @@ class LearnedLossLearner:
         num_episodes: int,
         generator: torch.Generator | None,
         on_step: Callable[[BatchedEnv], None] | None = None,
+        on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
+
+        `on_policies` is called with the policies, (B, ...) each, before each phase; see `Adapts.trial` for the others.
 
         Raises:
             ConfigError: no generator; without exploration there is no policy gradient.
@@ -166,7 +170,7 @@ class LearnedLossLearner:
         drawn = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         starts = self.fresh(env.num_tasks, torch.Generator().manual_seed(drawn))
         ages = torch.zeros(env.num_tasks, dtype=torch.int64, device=self.device)
-        return self._live(env, self._constant(), None, starts, ages, num_episodes, generator, on_step)
+        return self._live(env, self._constant(), None, starts, ages, num_episodes, generator, on_step, on_policies)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
         """Improve the loss on the lives of a meta-batch of policies.
@@ -262,7 +266,7 @@ class LearnedLossLearner:
         together = {name: torch.cat([policy[name] for policy in policies]) for name in policies[0]}  # (K B, ...)
         task = rollout.task[:: self.config.episodes_per_task].repeat(len(policies), 1)
         slopes = pathwise_gradient(
-            self.spec, task, together, self._acting, self.config.true_episodes, self.generators["truth"]
+            self.spec, task, together, self.acting, self.config.true_episodes, self.generators["truth"]
         )
         parts = {name: slope.split(num_tasks) for name, slope in slopes.items()}
         return [{name: part[k] for name, part in parts.items()} for k in range(len(policies))]
@@ -326,6 +330,10 @@ class LearnedLossLearner:
         """The outputs of policies on observations that are scaled already."""
         return self.policy.output(parameters, obs)
 
+    def acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
+        """The action distributions of policies on observations as they come."""
+        return self.policy.distribution(parameters, self._normalized(obs))
+
     def _constant(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.meta_parameters.items()}
 
@@ -344,6 +352,7 @@ class LearnedLossLearner:
         num_episodes: int,
         generator: torch.Generator,
         on_step: Callable[[BatchedEnv], None] | None = None,
+        on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Let policies learn. One whose update is not finite goes on with the parameters that it had.
 
@@ -352,7 +361,9 @@ class LearnedLossLearner:
         policies, episodes = dict(starts), []
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
         for k in range(num_episodes):
-            acting = TaskPolicies(self._acting, policies, env.num_tasks)
+            if on_policies is not None:
+                on_policies(policies)
+            acting = TaskPolicies(self.acting, policies, env.num_tasks)
             episodes.append(collect(env, acting, 1, generator, on_step, reads_signals=True))
             if k + 1 == num_episodes:
                 break
@@ -421,20 +432,8 @@ class LearnedLossLearner:
             self._threads = ThreadPoolExecutor(self.config.update_threads)
         return list(self._threads.map(function, parts))
 
-    def _acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
-        return self.policy.distribution(parameters, self._normalized(obs))
-
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
-
-
-def _columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
-    """Where the signals that a loss reads stand among those of an environment."""
-    given = () if spec.signals is None else spec.signals.names
-    for name in wanted:
-        if name not in given:
-            raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
-    return [given.index(name) for name in wanted]
 
 
 def _of_tasks(goal: Goal, chosen: slice) -> Goal:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from metarl.errors import ConfigError
+from metarl.losses.formula import self_contained
 from metarl.losses.hand_designed import HandDesign
-from metarl.losses.table import LossName
+from metarl.losses.table import check_loss_name
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,10 @@ class LearnedLossConfig:
 
     total_steps: int = 16_000_000
     """Environment steps of meta-training."""
-    loss: LossName = "reward"
-    """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3); of a
-    hand-designed loss only the step sizes are."""
+    loss: str = "reward"
+    """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3). Or a
+    loss of which only step sizes are: feedback, dense, dense-bonus, hand-potential, or formula:FILE, which brings its
+    own discount, lambda, bound and first step sizes."""
     drift_reward: HandDesign = "feedback"
     """The reward, designed by hand, that a drift or lpg is learned on."""
     adapts_to_task: bool = True
@@ -83,6 +85,7 @@ class LearnedLossConfig:
     """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
 
     def __post_init__(self) -> None:
+        check_loss_name(self.loss)
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -120,3 +123,7 @@ class LearnedLossConfig:
     def episodes_per_trial(self) -> int:
         """Phases of a trial."""
         return self.num_inner_steps + 1
+
+    def self_contained(self) -> LearnedLossConfig:
+        """The same settings without reference to a file."""
+        return replace(self, loss=self_contained(self.loss))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -165,7 +165,8 @@ class AdaptiveLoss:
     Args:
         inner: the loss.
         num_steps: K, inner updates with a step size of their own; later ones take the last.
-        step_size: at the start.
+        step_size: at the start; one for all, or a row for each inner update, with a column for each of
+            `STEP_SIZE_GROUPS`. Rows beyond K are left out, missing ones are like the last.
         num_epochs: gradient steps that an inner update makes on the same experience.
         adapts_to_task: let the batch before adaptation modulate the loss.
         first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
@@ -179,7 +180,7 @@ class AdaptiveLoss:
         self,
         inner: InnerLoss,
         num_steps: int,
-        step_size: float,
+        step_size: float | Sequence[Sequence[float]],
         num_epochs: int = 1,
         adapts_to_task: bool = True,
         first_order: bool = False,
@@ -190,7 +191,9 @@ class AdaptiveLoss:
         self.num_epochs = num_epochs
         self.first_order = first_order
         self.offset_shapes = dict(offset_shapes or {})
-        self._step_size = step_size
+        rows = [[step_size] * len(STEP_SIZE_GROUPS)] if isinstance(step_size, int | float) else [*step_size]
+        logarithms = [[math.log(size) for size in row] for row in rows]
+        self._log_step_size = torch.tensor([logarithms[min(k, len(rows) - 1)] for k in range(num_steps)])
         shapes = {name: value.shape for name, value in inner.initial_parameters(torch.Generator()).items()}
         self.encoding: TaskEncoding | None = None
         if adapts_to_task and shapes:
@@ -225,7 +228,7 @@ class AdaptiveLoss:
             drawn = self.encoding.initial_parameters(generator)
             parameters |= {ENCODING + name: value for name, value in drawn.items()}
         parameters |= {OFFSET + name: torch.zeros(shape) for name, shape in self.offset_shapes.items()}
-        return parameters | {STEP_SIZE: torch.full((self.num_steps, len(STEP_SIZE_GROUPS)), math.log(self._step_size))}
+        return parameters | {STEP_SIZE: self._log_step_size.clone()}
 
     def of_task(self, meta: Parameters, support: Support) -> tuple[dict[str, Tensor], Tensor]:
         """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that a batch was taken on.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_LARGEST_INPUT = 20.0
+LARGEST_INPUT = 20.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Head:
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """(..., I) -> (...), in [-c, c]."""
-        inputs = inputs.clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+        inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT)
         hidden = torch.tanh(inputs @ parameters["hidden.weight"].mT + parameters["hidden.bias"])
         value = hidden @ parameters["out.weight"].mT + inputs @ parameters["linear.weight"].mT
         return self.bound * torch.tanh(value.squeeze(-1) / self.bound)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarl.losses.formula import FormulaHead
 from metarl.losses.head import Head
 from metarl.losses.support import Support, standardised, step_input_names, step_inputs
 
@@ -25,7 +26,7 @@ class LearnedAdvantage:
     """
 
     signals: tuple[str, ...]
-    head: Head
+    head: Head | FormulaHead
 
     @property
     def input_names(self) -> tuple[str, ...]:

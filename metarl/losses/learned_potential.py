@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarl.losses.formula import FormulaHead
 from metarl.losses.head import Head
 from metarl.losses.support import Support, credit
 
@@ -38,7 +39,7 @@ class LearnedPotential:
     discount: float
     gae_lambda: float
     anneal_steps: int
-    head: Head
+    head: Head | FormulaHead
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarl.losses.formula import FormulaHead
 from metarl.losses.head import Head
 from metarl.losses.support import Support, credit, step_input_names, step_inputs
 
@@ -24,13 +25,15 @@ class LearnedReward:
         horizon: H.
         discount, gae_lambda: of later rewards, their product is the decay to begin with.
         head: f.
+        learns_decay: else the decay stays.
     """
 
     signals: tuple[str, ...]
     horizon: int
     discount: float
     gae_lambda: float
-    head: Head
+    head: Head | FormulaHead
+    learns_decay: bool = True
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -38,9 +41,12 @@ class LearnedReward:
         return step_input_names(self.signals)
 
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """Parameters of the head, and the logit of the decay (Xu et al. 2018 learn discount and lambda so), (1,)."""
+        """Parameters of the head, and the logit of a learned decay (as in Xu et al. 2018), (1,)."""
+        drawn = self.head.initial_parameters(generator)
+        if not self.learns_decay:
+            return drawn
         decay = torch.tensor([self.discount * self.gae_lambda]).clamp(1e-3, 1 - 1e-3)
-        return self.head.initial_parameters(generator) | {"decay": decay.logit()}
+        return drawn | {"decay": decay.logit()}
 
     def reward(self, parameters: Mapping[str, Tensor], support: Support) -> Tensor:
         """r~ of each step, (M,)."""
@@ -49,4 +55,8 @@ class LearnedReward:
     def advantage(self, parameters: Mapping[str, Tensor], support: Support, step: Tensor) -> Tensor:
         """(M,); `step` counts the task's inner updates from 0."""
         reward = self.reward(parameters, support) * (support.weight > 0)
-        return credit(reward, support.weight, self.horizon, parameters["decay"].sigmoid())
+        return credit(reward, support.weight, self.horizon, self.decay(parameters))
+
+    def decay(self, parameters: Mapping[str, Tensor]) -> Tensor | float:
+        """What later rewards decay by at each step."""
+        return parameters["decay"].sigmoid() if self.learns_decay else self.discount * self.gae_lambda

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import cast
 
 from metarl.env import EnvSpec
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, UnknownNameError
 from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
+from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_of, is_formula
 from metarl.losses.hand_designed import HandDesign, HandDesigned
 from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
@@ -17,13 +19,35 @@ from metarl.losses.lpg import LPG
 from metarl.losses.ml3_control import make_ml3_control
 from metarl.losses.support import step_input_names
 
-LossName = Literal[
-    "reward", "potential", "advantage", "drift", "lpg", "ml3", "feedback", "dense", "dense-bonus", "hand-potential"
-]
+LOSS_NAMES = (
+    "reward",
+    "potential",
+    "advantage",
+    "drift",
+    "lpg",
+    "ml3",
+    "feedback",
+    "dense",
+    "dense-bonus",
+    "hand-potential",
+)
+
+
+def check_loss_name(name: str) -> None:
+    """Refuse a name that stands for no loss; reads the file of a formula.
+
+    Raises:
+        UnknownNameError: no such loss.
+        ConfigError: a formula that cannot be read.
+    """
+    if is_formula(name):
+        formula_of(name)
+    elif name not in LOSS_NAMES:
+        raise UnknownNameError("loss", name, (*LOSS_NAMES, f"{PREFIX}FILE"))
 
 
 def make_inner_loss(
-    name: LossName,
+    name: str,
     spec: EnvSpec,
     *,
     discount: float,
@@ -37,7 +61,7 @@ def make_inner_loss(
     """Make a loss that reads the signals of an environment.
 
     Args:
-        name: which.
+        name: which; "formula:FILE" for a formula, which brings its own discount, lambda and bound.
         spec: the environment.
         discount, gae_lambda: of later rewards.
         lambda_anneal_steps: of a potential.
@@ -46,8 +70,11 @@ def make_inner_loss(
         drift_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
 
     Raises:
-        ConfigError: the loss reads signals and the environment gives none, or needs continuous actions.
+        ConfigError: the loss reads signals and the environment gives none, or needs continuous actions, or a formula
+            cannot be read.
+        UnknownNameError: no such loss.
     """
+    check_loss_name(name)
     signals = () if spec.signals is None else spec.signals.names
     if name in ("reward", "potential", "advantage") and not signals:
         raise ConfigError(
@@ -61,7 +88,9 @@ def make_inner_loss(
     if name == "ml3":
         return make_ml3_control(spec)
     credit: Credit
-    if name == "reward":
+    if is_formula(name):
+        credit = formula_credit(formula_of(name), horizon, lambda_anneal_steps)
+    elif name == "reward":
         head = Head(len(step_input_names(signals)), hidden_dim, bound)
         credit = LearnedReward(signals, horizon, discount, gae_lambda, head)
     elif name == "potential":
@@ -70,8 +99,34 @@ def make_inner_loss(
     elif name == "advantage":
         credit = LearnedAdvantage(signals, Head(len(step_input_names(signals)), hidden_dim, bound))
     else:
-        credit = _hand_designed(name, horizon, discount, gae_lambda)
+        credit = _hand_designed(cast(HandDesign, name), horizon, discount, gae_lambda)
     return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)
+
+
+def signal_columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
+    """Where the signals that a loss reads stand among those of an environment.
+
+    Raises:
+        ConfigError: the environment does not give one of them.
+    """
+    given = () if spec.signals is None else spec.signals.names
+    for name in wanted:
+        if name not in given:
+            raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
+    return [given.index(name) for name in wanted]
+
+
+def formula_credit(
+    formula: Formula, horizon: int, lambda_anneal_steps: int
+) -> LearnedReward | LearnedPotential | LearnedAdvantage:
+    """A reward, potential or advantage in closed form; nothing in it is learned."""
+    head = FormulaHead(formula.tree(), formula.input_names, formula.bound)
+    signals, discount, gae_lambda = formula.signals, formula.discount, formula.gae_lambda
+    if formula.loss == "reward":
+        return LearnedReward(signals, horizon, discount, gae_lambda, head, learns_decay=False)
+    if formula.loss == "potential":
+        return LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
+    return LearnedAdvantage(signals, head)
 
 
 def _hand_designed(kind: HandDesign, horizon: int, discount: float, gae_lambda: float) -> HandDesigned:

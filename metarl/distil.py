@@ -1,0 +1,346 @@
+"""Distil a learned loss into a formula, and accept it only if policies learn with it as well as with the network.
+
+The network's head is sampled on the experience of fresh policies, formulas are fitted to it, and each formula on the
+front of simplicity against fidelity trains fresh policies on validation tasks. Fidelity does not decide: a formula is
+accepted if the return that its policies gain is at least 95 % of what the network's gain.
+
+The target is the head at the typical task: the mean of its parameters over tasks. A formula does not adapt to the task.
+Formulas take over the network's step sizes, up to one factor for each formula; the network gets its best factor too, so
+that no formula wins by that. A constant that is added to the head moves no advantage unless episodes truly end: then
+formulas have one, else their R^2 is that up to a constant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.env import BatchedEnv, EnvSpec
+from metarl.errors import ConfigError
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
+from metarl.losses.adaptive import STEP_SIZE
+from metarl.losses.expression import Node, Number, complexity, rounded, to_text
+from metarl.losses.formula import PREFIX, Formula, FormulaHead
+from metarl.losses.head import LARGEST_INPUT, Head
+from metarl.losses.learned_advantage import LearnedAdvantage
+from metarl.losses.learned_reward import LearnedReward
+from metarl.losses.support import Support
+from metarl.seeding import make_generator
+from metarl.symbolic import (
+    has_symbolic_regression,
+    pareto_front,
+    r_squared,
+    refitted,
+    simplified,
+    sparse_candidates,
+    symbolic_candidates,
+    values_of,
+    without_constant,
+)
+
+ACCEPTED_SHARE = 0.95
+STEP_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+_MAX_ROWS, _MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 20_000, 3_000, 10, 4
+_SATURATED = 0.999
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A formula that was tested.
+
+    Attributes:
+        expression: the formula.
+        source: "sparse regression", "symbolic regression", or "nothing learned" for the formula 0.
+        complexity: its nodes.
+        r_squared: of the bounded head, on tasks that it was not fitted to; up to a constant where that has no effect.
+        advantage_correlation: of the advantages that it gives with those of the network, as it is on each task.
+        step_scale: factor on the network's step sizes, chosen on training tasks.
+        final_return: mean of fresh policies after the last inner update, on validation tasks.
+        share: of the network's gain over the start.
+        share_ci95: its interval over tasks, by bootstrap.
+        is_accepted: whether the share is at least 95 %.
+    """
+
+    expression: str
+    source: str
+    complexity: int
+    r_squared: float
+    advantage_correlation: float
+    step_scale: float
+    final_return: float
+    share: float
+    share_ci95: tuple[float, float]
+    is_accepted: bool
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """What came of distilling a loss.
+
+    Attributes:
+        loss: reward, potential or advantage.
+        candidates: from simple to complex.
+        formula: the simplest accepted one, None if none was.
+        start_return, network_return: mean returns before and after the updates with the network.
+        network_step_scale: factor on the network's step sizes, chosen as for the formulas.
+        num_validation_tasks: B of the test.
+        used_symbolic_regression: whether Operon was there.
+    """
+
+    loss: str
+    candidates: list[Candidate]
+    formula: Formula | None
+    start_return: float
+    network_return: float
+    network_step_scale: float
+    num_validation_tasks: int
+    used_symbolic_regression: bool
+
+
+def distil(
+    learner: LearnedLossLearner,
+    spec: EnvSpec,
+    *,
+    num_tasks: int = 32,
+    num_validation_tasks: int = 64,
+    step_scales: Sequence[float] = STEP_SCALES,
+    seed: int = 0,
+    made_by: dict[str, Any] | None = None,
+) -> Distillation:
+    """Find the simplest formula that teaches as well as the network.
+
+    Args:
+        learner: with a learned reward, potential or advantage.
+        spec: its environment.
+        num_tasks: training tasks to sample the network on, and to choose step scales on; half of them are held out
+            from the fit.
+        num_validation_tasks: tasks that decide.
+        step_scales: factors on the network's step sizes to choose from, for each formula.
+        seed: of everything random.
+        made_by: what the formula file shall say about its origin.
+
+    Raises:
+        ConfigError: the loss is not a network, or policies gain nothing with it.
+    """
+    credit = learned_credit(learner)
+    if not isinstance(credit.head, Head):
+        raise ConfigError("this loss is a formula already.")
+    if learner.loss.offset_shapes:
+        raise ConfigError("learned offsets are no part of a formula: distil a loss without learns_offset.")
+    if num_tasks < 2:
+        raise ConfigError(f"distillation needs at least two training tasks, got {num_tasks}.")
+    tasks = spec.tasks.sample_train(num_tasks, make_generator(seed, "distil"))
+    lives = live(learner, spec, tasks.to(learner.device), seed)
+    head, loss = credit.head, typical(lives.loss)
+    x, raw, is_held_out = _samples(credit, head, loss, lives, seed)
+    names = credit.input_names
+    has_constant = not isinstance(credit, LearnedAdvantage) and any(bool(s.ended.any()) for s in lives.supports)
+    found = _candidates(x[~is_held_out], raw[~is_held_out], names, seed, has_constant)
+    bounded = head.bound * np.tanh(raw / head.bound)
+
+    def fidelity(node: Node) -> float:
+        value = head.bound * np.tanh(values_of(node, x[is_held_out], names) / head.bound)
+        gap = 0.0 if has_constant else float(np.mean(bounded[is_held_out] - value))
+        return r_squared(value + gap, bounded[is_held_out])
+
+    nothing = Number(0.0)  # what the feedback does alone
+    front = [(nothing, fidelity(nothing)), *_thinned(pareto_front(list(found), fidelity))]
+    scales = sorted({1.0, *step_scales})
+    test = _Test(learner, spec, lives, num_validation_tasks, scales, seed)
+    candidates = [
+        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives))
+        for node, score in front
+    ]
+    chosen = next((one for one in candidates if one.is_accepted), None)
+    return Distillation(
+        loss=name_of(credit),
+        candidates=candidates,
+        formula=None if chosen is None else test.formula(chosen, made_by or {}),
+        start_return=float(test.start.mean()),
+        network_return=float(test.network.mean()),
+        network_step_scale=test.network_scale,
+        num_validation_tasks=num_validation_tasks,
+        used_symbolic_regression=has_symbolic_regression(),
+    )
+
+
+def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives) -> float:
+    """Correlation of the standardised advantages of a formula and of the network, over all tasks and inner updates."""
+    ours = replace(credit, head=FormulaHead(node, credit.input_names, credit.head.bound))  # its decay is the network's
+    shares = []
+    for k, support in enumerate(lives.supports[:-1]):
+        step = torch.tensor(k, device=support.weight.device)
+
+        def pair(loss: dict[str, Tensor], *fields: Tensor, step: Tensor = step) -> tuple[Tensor, Tensor]:  # of one task
+            experience = Support(*fields)
+            return credit.advantage(loss, experience, step), ours.advantage(loss, experience, step)
+
+        network, formula = torch.func.vmap(pair)(dict(lives.loss), *support)
+        spread = (support.weight * formula.square()).sum(1) * (support.weight * network.square()).sum(1)
+        shares.append((support.weight * network * formula).sum(1) * spread.clamp(min=1e-12).rsqrt())
+    return float(torch.stack(shares).mean())
+
+
+class _Test:
+    """Trains fresh policies with formulas on the validation tasks that the network is judged on, from equal starts."""
+
+    def __init__(
+        self,
+        learner: LearnedLossLearner,
+        spec: EnvSpec,
+        lives: Lives,
+        num_tasks: int,
+        scales: Sequence[float],
+        seed: int,
+    ):
+        self._learner, self._spec, self._scales, self._seed = learner, spec, scales, seed
+        self._step_sizes = lives.log_step_size.mean(0)  # (K, 3)
+        self._loss = typical(lives.loss)
+        self._train_tasks = lives.tasks
+        self._tasks = spec.tasks.split("validation", num_tasks, seed).to(learner.device)
+        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, spec, scale))
+        returns = self._returns(with_step_scale(learner, spec, self.network_scale), self._tasks)
+        self.start, self.network = returns[:, 0], returns[:, -1]
+        gain = float((self.network - self.start).mean())
+        if not gain > 0:
+            raise ConfigError(
+                f"policies gain nothing with this loss on validation tasks ({gain:.3g} from {self.start.mean():.3g}): "
+                "there is no behaviour that a formula could keep. Train it longer."
+            )
+
+    def of(self, node: Node, source: str, score: float, correlation: float) -> Candidate:
+        """Test a formula."""
+        text = to_text(node)
+        scale = self._best_scale(lambda scale: self._with(text, scale))
+        final = self._returns(self._with(text, scale), self._tasks)[:, -1]
+        share, interval = self._share(final)
+        return Candidate(
+            expression=text,
+            source=source,
+            complexity=complexity(node),
+            r_squared=score,
+            advantage_correlation=correlation,
+            step_scale=scale,
+            final_return=float(final.mean()),
+            share=share,
+            share_ci95=interval,
+            is_accepted=share >= ACCEPTED_SHARE,
+        )
+
+    def formula(self, chosen: Candidate, made_by: dict[str, Any]) -> Formula:
+        """A candidate as a formula file has it."""
+        measured = {"share_of_gain": chosen.share, "r_squared": chosen.r_squared, "step_scale": chosen.step_scale}
+        return self._formula(chosen.expression, chosen.step_scale, {**made_by, **measured})
+
+    def _formula(self, text: str, scale: float, made_by: dict[str, Any]) -> Formula:
+        credit = learned_credit(self._learner)
+        discount, gae_lambda = self._learner.config.discount, self._learner.config.inner_lambda
+        if isinstance(credit, LearnedReward):
+            decay = float(credit.decay(self._loss))
+            # A learned decay may be slower than the discount.
+            discount, gae_lambda = (discount, decay / discount) if decay < discount else (decay, 1.0)
+        return Formula(
+            loss=name_of(credit),
+            expression=text,
+            signals=tuple(credit.signals),
+            bound=credit.head.bound,
+            discount=discount,
+            gae_lambda=gae_lambda,
+            step_sizes=tuple(tuple(row) for row in (self._step_sizes.exp() * scale).tolist()),
+            made_by=made_by,
+        )
+
+    def _with(self, text: str, scale: float) -> LearnedLossLearner:
+        return with_formula(self._learner, self._spec, self._formula(text, scale, {}))
+
+    def _best_scale(self, of_scale: Callable[[float], LearnedLossLearner]) -> float:
+        """The factor on step sizes with the best final return on training tasks."""
+        tried = {scale: self._returns(of_scale(scale), self._train_tasks)[:, -1].mean() for scale in self._scales}
+        return max(tried, key=lambda scale: (tried[scale], scale == 1.0))
+
+    def _returns(self, learner: LearnedLossLearner, tasks: Tensor) -> NDArray:
+        """(B, K + 1) of fresh policies, means over episodes."""
+        env = BatchedEnv(
+            self._spec, len(tasks) * learner.config.episodes_per_task, device=learner.device, seed=self._seed
+        )
+        env.set_tasks(tasks)
+        generator = make_generator(self._seed, "distil", learner.device)
+        rollout = learner.trial(env, learner.config.episodes_per_trial, generator)
+        return rollout.episode_returns().unflatten(1, (len(tasks), -1)).mean(2).T.double().cpu().numpy()
+
+    def _share(self, final: NDArray) -> tuple[float, tuple[float, float]]:
+        """The share of the network's gain, and its interval over tasks."""
+        rows = np.random.default_rng(self._seed).integers(len(final), size=(2000, len(final)))
+        gain, network_gain = final - self.start, self.network - self.start
+        shares = gain[rows].mean(1) / np.maximum(network_gain[rows].mean(1), 1e-9)
+        low, high = np.quantile(shares, [0.025, 0.975])
+        return float(gain.mean() / network_gain.mean()), (float(low), float(high))
+
+
+def with_formula(learner: LearnedLossLearner, spec: EnvSpec, formula: Formula) -> LearnedLossLearner:
+    """A learner whose policies are like those of another one, and learn with a formula."""
+    import json
+
+    content = PREFIX + json.dumps(formula.to_json())
+    config = replace(learner.config, loss=content, adapts_to_task=False)
+    other = LearnedLossLearner(spec, config, 0, learner.device)
+    other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    return other
+
+
+def with_step_scale(learner: LearnedLossLearner, spec: EnvSpec, scale: float) -> LearnedLossLearner:
+    """The same learner with all step sizes times a factor."""
+    other = LearnedLossLearner(spec, learner.config, 0, learner.device)
+    other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    other.meta_parameters = {
+        name: value.detach() + (math.log(scale) if name == STEP_SIZE else 0.0)
+        for name, value in learner.meta_parameters.items()
+    }
+    return other
+
+
+def _samples(
+    credit: LearnedCredit, head: Head, loss: dict[str, Tensor], lives: Lives, seed: int
+) -> tuple[NDArray, NDArray, NDArray]:
+    """Inputs (R, I), the head before its bound (R,), and which rows are of tasks held out from the fit (R,)."""
+    inputs = torch.stack([head_inputs(credit, support) for support in lives.supports[:-1]])  # (K, B, M, I)
+    counts = torch.stack([support.weight > 0 for support in lives.supports[:-1]])
+    held_out = torch.arange(inputs.shape[1], device=inputs.device) >= inputs.shape[1] // 2
+    held_out = held_out.view(1, -1, 1).expand(counts.shape)[counts]
+    rows = inputs[counts].clamp(-LARGEST_INPUT, LARGEST_INPUT)
+    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows))[:_MAX_ROWS]).to(rows.device)
+    rows, held_out = rows[chosen], held_out[chosen]
+    share = (head(loss, rows).double() / head.bound).clamp(-_SATURATED, _SATURATED)
+    return rows.double().cpu().numpy(), (head.bound * torch.atanh(share)).cpu().numpy(), held_out.cpu().numpy()
+
+
+def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int, has_constant: bool) -> dict[Node, str]:
+    """Formulas and where they come from."""
+
+    def finished(node: Node) -> Node:
+        whole = simplified(node) if has_constant else without_constant(node)
+        return simplified(rounded(whole, _DIGITS))  # what is rounded to 1 needs no factor
+
+    found: dict[Node, str] = {}
+    for node in sparse_candidates(x, y, names):
+        found[finished(node)] = "sparse regression"
+    if has_symbolic_regression():
+        few = slice(0, _MAX_SEARCH_ROWS)
+        for node in symbolic_candidates(x[few], y[few], names, seed):
+            found.setdefault(finished(refitted(node, x[few], y[few], names)), "symbolic regression")
+    return found
+
+
+def _thinned(front: list[tuple[Node, float]]) -> list[tuple[Node, float]]:
+    """At most so many of a front, evenly, with both ends."""
+    if len(front) <= _MAX_TESTED:
+        return front
+    return [front[round(i * (len(front) - 1) / (_MAX_TESTED - 1))] for i in range(_MAX_TESTED)]

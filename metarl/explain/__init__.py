@@ -1,0 +1,1 @@
+"""Explain a learned loss in pictures, numbers and a formula: `metarl explain`."""

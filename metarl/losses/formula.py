@@ -1,0 +1,209 @@
+"""A formula as a loss: read from a JSON file, used where a network would be.
+
+    {"format": "metarl-formula", "version": 1, "loss": "reward", "expression": "closing_speed - 0.3 * effort",
+     "signals": ["log_distance", "closing_speed"], "bound": 10.0, "discount": 0.97, "gae_lambda": 0.9,
+     "step_sizes": [[0.5, 0.5, 0.5]], "made_by": {}}
+
+`step_sizes` has a row for each inner update and a column for each of `STEP_SIZE_GROUPS`. `made_by` says where the
+formula comes from and is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from metarl.config_json import config_from_json, config_to_json
+from metarl.errors import CheckpointError, ConfigError, MetarlError
+from metarl.files import reason, replace_file
+from metarl.losses.expression import Node, evaluate, parse, to_latex, to_sympy, to_text
+from metarl.losses.head import LARGEST_INPUT
+from metarl.losses.support import step_input_names
+
+PREFIX = "formula:"
+FORMAT, VERSION = "metarl-formula", 1
+_NUM_GROUPS = 3
+_MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Formula:
+    """A loss in closed form, with all that an inner update needs.
+
+    Attributes:
+        loss: what the formula is: a reward, a potential or an advantage; see the learned losses of the same names.
+        expression: text over `input_names`.
+        signals: the signals of the environment that it may read.
+        bound: c of c tanh(f / c).
+        discount, gae_lambda: of later rewards.
+        step_sizes: rows of inner updates, columns of `STEP_SIZE_GROUPS`; later updates take the last row.
+        made_by: where it comes from.
+    """
+
+    loss: Literal["reward", "potential", "advantage"]
+    expression: str
+    signals: tuple[str, ...]
+    bound: float
+    discount: float
+    gae_lambda: float
+    step_sizes: tuple[tuple[float, ...], ...]
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.bound > 0 or not math.isfinite(self.bound):
+            raise ConfigError(f"bound must be positive, got {self.bound}.")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if not self.step_sizes or any(len(row) != _NUM_GROUPS for row in self.step_sizes):
+            raise ConfigError(f"step_sizes must have rows of {_NUM_GROUPS} numbers, got {self.step_sizes}.")
+        if not all(0 < size < math.inf for row in self.step_sizes for size in row):
+            raise ConfigError(f"step_sizes must be positive, got {self.step_sizes}.")
+        if len(set(self.signals)) != len(self.signals) or not all(name.isidentifier() for name in self.signals):
+            raise ConfigError(f"signals must be names, each once, got {self.signals}.")
+        self.tree()
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names that the expression may use."""
+        return formula_inputs(self.loss, self.signals)
+
+    def tree(self) -> Node:
+        """The expression, read."""
+        return parse(self.expression, self.input_names)
+
+    def to_text(self, digits: int | None = None) -> str:
+        """The expression with constants of so many significant digits; None: all of them."""
+        return to_text(self.tree(), digits)
+
+    def to_latex(self, digits: int = 3) -> str:
+        """The expression as LaTeX."""
+        return to_latex(self.tree(), digits)
+
+    def to_sympy(self) -> Any:
+        """The expression for sympy."""
+        return to_sympy(self.tree())
+
+    def to_json(self) -> dict[str, Any]:
+        """What a formula file holds."""
+        return {"format": FORMAT, "version": VERSION, **config_to_json(self)}
+
+
+@dataclass(frozen=True)
+class FormulaHead:
+    """c tanh(f(x) / c) with f a formula: takes the place of a `Head`. It has no parameters.
+
+    Attributes:
+        tree: f.
+        input_names: names of the numbers it is given, in their order.
+        bound: c, the largest magnitude of the output.
+    """
+
+    tree: Node
+    input_names: tuple[str, ...]
+    bound: float
+
+    def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """It has none."""
+        return {}
+
+    def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+        """(..., I) -> (...), in [-c, c]; NaN where the formula has no value, and the update is then left out."""
+        inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT)
+        value = evaluate(self.tree, dict(zip(self.input_names, inputs.unbind(-1), strict=True)))
+        return self.bound * torch.tanh(value / self.bound)
+
+
+def formula_inputs(loss: str, signals: Sequence[str]) -> tuple[str, ...]:
+    """What a formula may read: the signals where it is a potential, else all that is known of a step."""
+    return tuple(signals) if loss == "potential" else step_input_names(tuple(signals))
+
+
+def read_formula(source: str) -> Formula:
+    """Read a formula file, or its content.
+
+    Args:
+        source: a path, or the JSON itself, which begins with "{".
+
+    Raises:
+        ConfigError, UnknownNameError: the file is missing, or says anything that a formula file does not.
+    """
+    where = "the formula" if _is_content(source) else f"formula file {source}"
+    text = source if _is_content(source) else _read_text(Path(source))
+    try:
+        values = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{where} is no JSON: {error}.") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ConfigError(f'{where} is no formula: it lacks "format": "{FORMAT}".')
+    if values.get("version") != VERSION or isinstance(values["version"], bool):
+        raise ConfigError(f"{where} has version {values.get('version')!r}, this metarl reads version {VERSION}.")
+    if "made_by" not in values:
+        raise ConfigError(f"{where} lacks the key 'made_by'.")
+    content = {key: value for key, value in values.items() if key not in ("format", "version")}
+    try:
+        return config_from_json(Formula, content, "formula")
+    except (MetarlError, OverflowError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def write_formula(path: Path, formula: Formula) -> None:
+    """Write a formula file.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(formula.to_json(), indent=2, allow_nan=False).encode() + b"\n")
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {reason(error, path.parent)}.") from error
+
+
+def is_formula(loss: str) -> bool:
+    """Whether the name of a loss is "formula:..."."""
+    return loss.startswith(PREFIX)
+
+
+def formula_of(loss: str) -> Formula:
+    """The formula that the name of a loss, "formula:FILE" or "formula:{...}", stands for."""
+    return read_formula(loss.removeprefix(PREFIX))
+
+
+def self_contained(loss: str) -> str:
+    """The name of a loss with the content of a formula file in place of its path, so that a run needs no file."""
+    if not is_formula(loss) or _is_content(loss.removeprefix(PREFIX)):
+        return loss
+    return PREFIX + json.dumps(formula_of(loss).to_json(), allow_nan=False)
+
+
+def _is_content(source: str) -> bool:
+    return source.lstrip().startswith("{")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+        text = content.decode()
+    except (OSError, ValueError) as error:
+        cause = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read formula file {str(path)!r}: {cause}.") from error
+    if len(content) > _MAX_BYTES:
+        raise ConfigError(f"formula file {path} is larger than {_MAX_BYTES:,} bytes.")
+    return text
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ConfigError(f"a formula file has finite numbers only, got {text}.")
+    return float(text)

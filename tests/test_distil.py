@@ -1,0 +1,202 @@
+"""Distillation: known functions are found again, formulas are simplified, and behaviour alone decides."""
+
+import numpy as np
+import pytest
+import torch
+
+from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale
+from metarl.errors import ConfigError
+from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
+from metarl.lives import learned_credit, live
+from metarl.losses.expression import complexity, parse, to_text
+from metarl.losses.formula import Formula
+from metarl.symbolic import (
+    has_symbolic_regression,
+    pareto_front,
+    r_squared,
+    refitted,
+    simplified,
+    sparse_candidates,
+    symbolic_candidates,
+    values_of,
+    without_constant,
+)
+from tests.reaching_probe import reaching
+
+NAMES = ("distance", "speed", "effort")
+HORIZON = 10
+
+
+def rows(num_rows=2000):
+    return np.random.default_rng(0).normal(size=(num_rows, 3))
+
+
+def best_of(candidates, x, y, at_most):
+    front = pareto_front(candidates, lambda node: r_squared(values_of(node, x, NAMES), y))
+    return next((node, score) for node, score in reversed(front) if complexity(node) <= at_most)
+
+
+def test_sparse_regression_finds_a_sparse_function_again():
+    x = rows()
+    y = 2 * np.tanh(3 * x[:, 1]) - 0.7 * x[:, 0] + 0.4 * x[:, 0] * x[:, 2] + 1.5
+    node, score = best_of(sparse_candidates(x, y, NAMES), x, y, at_most=20)
+    assert score > 1 - 1e-9
+    at = rows(50) * 0.5
+    expected = 2 * np.tanh(3 * at[:, 1]) - 0.7 * at[:, 0] + 0.4 * at[:, 0] * at[:, 2] + 1.5
+    assert values_of(node, at, NAMES) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sparse_regression_survives_noise_and_offers_every_number_of_terms():
+    x = rows()
+    y = 3 * x[:, 1] - x[:, 0] + 0.1 * np.random.default_rng(1).normal(size=len(x))
+    candidates = sparse_candidates(x, y, NAMES)
+    node, score = best_of(candidates, x, y, at_most=9)
+    assert score > 0.99
+    assert to_text(node, 2).startswith("3 * speed - 1 * distance")
+    sizes = {to_text(one).count("*") for one in candidates}
+    assert {1, 2} <= sizes
+
+
+def test_a_constant_input_is_no_term():
+    x = rows()
+    x[:, 2] = 0.0
+    assert all("effort" not in to_text(node) for node in sparse_candidates(x, x[:, 0] ** 2, NAMES))
+
+
+@pytest.mark.skipif(not has_symbolic_regression(), reason="pyoperon is not installed")
+def test_symbolic_regression_finds_a_function_outside_the_library():
+    x = rows()
+    y = np.tanh(x[:, 0] - 2 * x[:, 1])
+    found = symbolic_candidates(x, y, NAMES, 0, generations=20, population_size=200)
+    assert max(r_squared(values_of(node, x, NAMES), y) for node in found) > 0.999
+
+
+@pytest.mark.skipif(has_symbolic_regression(), reason="pyoperon is installed")
+def test_without_operon_the_way_to_install_it_is_named():
+    with pytest.raises(ConfigError, match=r"pip install 'metarl-robotics\[explain\]'"):
+        symbolic_candidates(rows(), rows()[:, 0], NAMES, 0)
+
+
+def test_constants_are_refitted():
+    x = rows()
+    y = 1.7 * np.tanh(0.6 * x[:, 0]) + 0.2
+    node = refitted(parse("1 * tanh(1 * distance) + 0", NAMES), x, y, NAMES)
+    assert r_squared(values_of(node, x, NAMES), y) > 1 - 1e-9
+    assert to_text(node, 3) == "1.7 * tanh(0.6 * distance) + 0.2"
+
+
+@pytest.mark.parametrize(
+    ("text", "simple"),
+    [
+        ("1 + (speed - -2 * distance)", "2 * distance + speed + 1"),
+        ("2 * (3 * (speed + 1)) - 6", "6 * speed"),
+        ("speed - speed", "0"),
+        ("0 * speed + tanh(1 - 1)", "tanh(0)"),
+        ("(2 * speed) * (3 * distance)", "6 * (speed * distance)"),
+        ("speed / 4 - -distance", "distance + 0.25 * speed"),
+        ("speed + tanh(-2 * speed)", "speed - tanh(2 * speed)"),
+        ("tanh(2 * speed + 3 * speed)", "tanh(5 * speed)"),
+    ],
+)
+def test_formulas_are_simplified(text, simple):
+    assert to_text(simplified(parse(text, NAMES))) == simple
+
+
+def test_a_simplified_formula_is_the_same_function():
+    node = parse(
+        "1.05 * (tanh(0.5 * speed - (-0.1 * effort - 2)) - (0.05 * effort + (speed - -0.1 * distance))) / 3", NAMES
+    )
+    x = rows(20)
+    assert values_of(simplified(node), x, NAMES) == pytest.approx(values_of(node, x, NAMES), abs=1e-12)
+
+
+def test_the_front_takes_what_is_clearly_better_than_all_simpler_ones():
+    texts = {"0": 0.0, "tanh(speed)": 0.8, "2 * speed": 0.801, "2 * speed + distance": 0.95}
+    nodes = {parse(text, NAMES): score for text, score in texts.items()}
+    front = pareto_front(list(nodes), nodes.__getitem__)
+    assert [to_text(node) for node, _ in front] == ["0", "tanh(speed)", "2 * speed + distance"]
+
+
+def taught(expression="4 * closing_speed - log_distance"):
+    """A learner whose loss is a network that is linear, so that a formula can be equal to it."""
+    config = LearnedLossConfig(
+        meta_batch_size=4,
+        episodes_per_task=8,
+        num_inner_steps=3,
+        policy_dims=(8,),
+        adapts_to_task=False,
+        update_threads=1,
+    )
+    spec = reaching(HORIZON)
+    learner = LearnedLossLearner(spec, config, 0)
+    names = learner.loss.inner.input_names
+    weights = {"closing_speed": 4.0, "log_distance": -1.0}
+    meta = dict(learner.meta_parameters)
+    meta["loss.out.weight"] = torch.zeros_like(meta["loss.out.weight"])
+    meta["loss.linear.weight"] = torch.tensor([[weights.get(name, 0.0) for name in names]])
+    learner.meta_parameters = meta
+    return learner, spec
+
+
+def test_a_linear_network_is_found_and_accepted_by_behaviour():
+    learner, spec = taught()
+    found = distil(learner, spec, num_tasks=4, num_validation_tasks=8, step_scales=(), made_by={"run": "x"})
+    assert found.network_return > found.start_return
+    assert found.formula is not None
+    accepted = [one for one in found.candidates if one.is_accepted]
+    assert found.formula.expression == accepted[0].expression
+    assert all(one.is_accepted == (one.share >= ACCEPTED_SHARE) for one in found.candidates)
+    best = found.candidates[-1]
+    assert best.r_squared > 0.99 and best.advantage_correlation > 0.99
+    assert best.share == pytest.approx(1.0, abs=0.05)
+    assert found.formula.made_by["run"] == "x"
+
+
+def test_the_formula_of_the_network_gives_its_advantages_and_its_policies():
+    learner, spec = taught()
+    lives = live(learner, spec, spec.tasks.split("train", 3), 0)
+    credit = learned_credit(learner)
+    node = parse("4 * closing_speed - log_distance", credit.input_names)
+    assert advantage_correlation(credit, node, lives) == pytest.approx(1.0, abs=1e-5)
+    assert advantage_correlation(credit, parse("log_distance", credit.input_names), lives) < 0.9
+    decay = float(credit.decay({name: value[0] for name, value in lives.loss.items()}))
+    same = Formula(
+        "reward",
+        "4 * closing_speed - log_distance",
+        credit.signals,
+        credit.head.bound,
+        1.0,
+        decay,
+        tuple(map(tuple, lives.log_step_size[0].exp().tolist())),
+    )
+    twin = live(with_formula(learner, spec, same), spec, spec.tasks.split("train", 3), 0)
+    torch.testing.assert_close(twin.returns, lives.returns, rtol=1e-3, atol=1e-3)
+
+
+def test_a_loss_that_teaches_nothing_is_refused():
+    learner, spec = taught()
+    learner.meta_parameters["loss.linear.weight"] = -learner.meta_parameters["loss.linear.weight"]
+    with pytest.raises(ConfigError, match="policies gain nothing"):
+        distil(learner, spec, num_tasks=2, num_validation_tasks=8, step_scales=())
+
+
+def test_a_loss_that_was_designed_by_hand_is_refused():
+    learner = LearnedLossLearner(reaching(HORIZON), LearnedLossConfig(loss="dense"), 0)
+    with pytest.raises(ConfigError, match="no learned reward"):
+        distil(learner, reaching(HORIZON))
+
+
+def test_a_constant_is_left_out_where_it_has_no_effect():
+    learner, spec = taught()
+    found = distil(learner, spec, num_tasks=4, num_validation_tasks=4, step_scales=())
+    trees = [parse(one.expression, learner.loss.inner.input_names) for one in found.candidates[1:]]
+    assert trees and all(without_constant(tree) == tree for tree in trees)
+
+
+def test_the_network_with_other_step_sizes_is_the_same_network():
+    learner, spec = taught()
+    tasks = spec.tasks.split("train", 2)
+    other = live(with_step_scale(learner, spec, 0.5), spec, tasks, 0)
+    own = live(learner, spec, tasks, 0)
+    torch.testing.assert_close(other.log_step_size.exp(), 0.5 * own.log_step_size.exp())
+    torch.testing.assert_close(other.returns[:, 0], own.returns[:, 0])
