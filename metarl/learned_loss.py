@@ -84,6 +84,7 @@ class LearnedLoss:
         Raises:
             CheckpointError: no such run, one of another algorithm, a damaged checkpoint, one of another version, or
                 meta-parameters that are not finite.
+            ConfigError: it is a whole update rule, which fits into no other algorithm.
             UnknownNameError: the environment that it was meta-trained on is not installed.
         """
         path = Path(path)
@@ -93,12 +94,13 @@ class LearnedLoss:
         checkpoint = load_checkpoint(path) if is_checkpoint else newest_checkpoint(run.checkpoints)
         _refuse_others(checkpoint.path, checkpoint.state.get("algorithm"))
         spec, learner = _learner(run.config, run.path)
+        role = _role(learner.loss, learner.config.loss, run.path)
         _read_tensors(learner, checkpoint)
         meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
         parameters, _ = learner.loss.of_task(meta, _typical_support(learner, spec))
         return LearnedLoss(
             kind=learner.config.loss,
-            role=_role(learner.loss),
+            role=role,
             signals=learner.loss.inner.signals,
             loss=learner.loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
@@ -320,8 +322,11 @@ def transfer(
         device: of all parameters.
 
     Raises:
-        ConfigError: the environment lacks a signal that the loss reads.
+        ConfigError: the environment lacks a signal that the loss reads, or the loss fits one robot alone.
     """
+    if learner.loss.fits_one_robot:
+        kind = f"{learner.config.loss}{' with offsets' * bool(learner.loss.offset_shapes)}"
+        raise ConfigError(f"the loss {kind} fits the robot that it was trained on alone: it cannot go to {spec.name}.")
     wanted = learner.loss.inner.signals
     chosen = _with_signals(spec, wanted)
     # What the other environment is not may be needed to train the loss, but not to use it.
@@ -391,11 +396,18 @@ def _read_tensors(learner: LearnedLossLearner, checkpoint: Checkpoint) -> None:
         value.copy_(model[name])
 
 
-def _role(loss: AdaptiveLoss) -> Role:
+def _role(loss: AdaptiveLoss, kind: str, path: Path) -> Role:
     if isinstance(loss.inner, LearnedDrift):
         return "drift"
-    is_advantage = isinstance(loss.inner, PolicyGradientLoss) and isinstance(loss.inner.credit, LearnedAdvantage)
-    return "advantage" if is_advantage else "reward"
+    if isinstance(loss.inner, PolicyGradientLoss) and not loss.fits_one_robot:
+        if isinstance(loss.inner.credit, LearnedAdvantage):
+            return "advantage"
+        if isinstance(loss.inner.credit, LearnedReward | LearnedPotential | HandDesigned):
+            return "reward"
+    raise ConfigError(
+        f"{path} learned {kind}{' with offsets' * bool(loss.offset_shapes)}, a whole update rule for policies of its "
+        "own (`metarl evaluate`): other algorithms can take a reward, potential, advantage without offset or drift."
+    )
 
 
 def _typical_support(learner: LearnedLossLearner, spec: EnvSpec) -> Support:
