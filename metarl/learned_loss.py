@@ -84,8 +84,8 @@ class LearnedLoss:
         Raises:
             CheckpointError: no such run, one of another algorithm, a damaged checkpoint, one of another version, or
                 meta-parameters that are not finite.
-            ConfigError: it is a whole update rule, which fits into no other algorithm.
             UnknownNameError: the environment that it was meta-trained on is not installed.
+            ConfigError: a loss that other algorithms have no use for (lpg, ml3, an advantage with offsets).
         """
         path = Path(path)
         is_checkpoint = path.name.startswith("ckpt-")
@@ -322,17 +322,21 @@ def transfer(
         device: of all parameters.
 
     Raises:
-        ConfigError: the environment lacks a signal that the loss reads, or the loss fits one robot alone.
+        ConfigError: the environment lacks a signal that the loss reads, or the loss fits its own robot alone.
     """
-    if learner.loss.fits_one_robot:
-        kind = f"{learner.config.loss}{' with offsets' * bool(learner.loss.offset_shapes)}"
-        raise ConfigError(f"the loss {kind} fits the robot that it was trained on alone: it cannot go to {spec.name}.")
+    if learner.loss.fits_one_robot and spec.name != learner.spec.name:
+        offsets = " with learned offsets" if learner.config.learns_offset else ""
+        raise ConfigError(
+            f"the loss {learner.config.loss}{offsets} fits the robot that it was trained on alone, that of "
+            f"{learner.spec.name}: it cannot train one of {spec.name}. Train it there, or take another loss."
+        )
     wanted = learner.loss.inner.signals
     chosen = _with_signals(spec, wanted)
     # What the other environment is not may be needed to train the loss, but not to use it.
     other = LearnedLossLearner(chosen, dataclasses.replace(learner.config, true_gradient="auto"), seed, device)
     if chosen.signals is not None and spec.signals is not None:
         other._columns = [spec.signals.names.index(name) for name in wanted]
+    other.loss.require_robot(learner.meta_parameters)
     with torch.no_grad():
         for name, value in learner.meta_parameters.items():
             other.meta_parameters[name].copy_(value)

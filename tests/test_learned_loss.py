@@ -222,9 +222,9 @@ def test_whole_update_rules_are_refused(runs):
     for kind, name in (("lpg", "lpg"), ("ml3", "ml3"), ("offset", "advantage with offsets")):
         with pytest.raises(ConfigError, match=f"learned {name}, a whole update rule for policies of its own"):
             LearnedLoss.load(runs / kind)
-    for kind, name in (("ml3", "ml3"), ("offset", "advantage with offsets")):
+    for kind, name in (("ml3", "ml3"), ("offset", "advantage with learned offsets")):
         with pytest.raises(
-            ConfigError, match=rf"the loss {name} fits the robot .* alone: it cannot go to reach-planar"
+            ConfigError, match=rf"the loss {name} fits the robot .* it cannot train one of reach-planar"
         ):
             on_env(load_run(runs / kind, "cpu"), "reach-planar")
 

@@ -29,6 +29,7 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     shape                 1     8 x (-1 .. 1)                                Fourier coefficients, see roads.py
 L: uniform in the logarithm. Swept line, grip and steering delay are the key parameters, the ones with a hole. The servo
 sees commands at whole substeps, so delays act rounded up to 10 ms; the edges of their ranges lie on that grid.
+Shifts, splits that extrapolate in some parameters only: `grip`; `vehicle`, tyres to power.
 
 Actions (N, 2) in [-1, 1]
     0  steering       servo target, times 0.42 rad; positive turns left
@@ -141,6 +142,11 @@ PARAMETERS = (
     Parameter("direction", "1", Choice((-1.0, 1.0)), "1 counter-clockwise, -1 clockwise"),
     Parameter("shape", "1", Uniform(-1.0, 1.0), "Fourier coefficients of the road", (roads.SHAPE_SIZE,)),
 )
+SHIFTS = {
+    "grip": ("grip",),
+    "vehicle": tuple(f"tyre_stiffness_{axle}" for axle in ("front", "rear"))
+    + ("mass", "yaw_inertia", "com_shift", "steer_delay", "steer_offset", "motor_lag", "power"),
+}
 
 
 def make_spec(horizon: int = 60) -> EnvSpec:
@@ -151,7 +157,7 @@ def make_spec(horizon: int = 60) -> EnvSpec:
     """
     return EnvSpec(
         name="track",
-        tasks=TaskDistribution(PARAMETERS),
+        tasks=TaskDistribution(PARAMETERS, shifts=SHIFTS),
         obs_dim=OBS_DIM,
         action_space=Continuous(2),
         horizon=horizon,

@@ -41,7 +41,7 @@ def make_inner_loss(
         spec: the environment.
         discount, gae_lambda: of later rewards.
         lambda_anneal_steps: of a potential.
-        hidden_dim, bound: of the network inside a learned loss.
+        hidden_dim, bound: of the network inside a learned reward, potential or advantage.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
         drift_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
 
@@ -57,7 +57,7 @@ def make_inner_loss(
     if name == "drift":
         return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
     if name == "lpg":
-        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount, bound)
+        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount)
     if name == "ml3":
         return make_ml3_control(spec)
     credit: Credit

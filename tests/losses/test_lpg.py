@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import envs
 from metarl.env import BatchedEnv
+from metarl.learned_loss import transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.hand_designed import HandDesigned
 from metarl.losses.lpg import LPG, Targets
@@ -277,6 +278,8 @@ def test_a_trained_rule_fits_any_robot():
     }
     assert not one.loss.fits_one_robot
     other.loss.require_robot(one.meta_parameters)
+    taken = transfer(one, envs.make_spec("reach-planar"), 0)
+    assert torch.equal(taken.meta_parameters["loss.gru.weight_hh"], one.meta_parameters["loss.gru.weight_hh"])
 
 
 def test_a_rule_that_was_learned_finds_the_lever_that_pays():
