@@ -85,7 +85,7 @@ class LearnedLoss:
             CheckpointError: no such run, one of another algorithm, a damaged checkpoint, one of another version, or
                 meta-parameters that are not finite.
             UnknownNameError: the environment that it was meta-trained on is not installed.
-            ConfigError: a loss that other algorithms have no use for (lpg, ml3).
+            ConfigError: a loss that other algorithms have no use for (lpg, ml3, an advantage with offsets).
         """
         path = Path(path)
         is_checkpoint = path.name.startswith("ckpt-")
@@ -94,12 +94,13 @@ class LearnedLoss:
         checkpoint = load_checkpoint(path) if is_checkpoint else newest_checkpoint(run.checkpoints)
         _refuse_others(checkpoint.path, checkpoint.state.get("algorithm"))
         spec, learner = _learner(run.config, run.path)
+        role = _role(learner.loss, learner.config.loss, run.path)
         _read_tensors(learner, checkpoint)
         meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
         parameters, _ = learner.loss.of_task(meta, _typical_support(learner, spec))
         return LearnedLoss(
             kind=learner.config.loss,
-            role=_role(learner.loss),
+            role=role,
             signals=learner.loss.inner.signals,
             loss=learner.loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
@@ -399,15 +400,18 @@ def _read_tensors(learner: LearnedLossLearner, checkpoint: Checkpoint) -> None:
         value.copy_(model[name])
 
 
-def _role(loss: AdaptiveLoss) -> Role:
+def _role(loss: AdaptiveLoss, kind: str, path: Path) -> Role:
     if isinstance(loss.inner, LearnedDrift):
         return "drift"
-    if not isinstance(loss.inner, PolicyGradientLoss):
-        raise ConfigError(
-            f"{type(loss.inner).__name__} trains policies in its own updates alone: it gives no reward, advantage or "
-            "drift to other algorithms. Take a run of --loss reward, potential, advantage or drift."
-        )
-    return "advantage" if isinstance(loss.inner.credit, LearnedAdvantage) else "reward"
+    if isinstance(loss.inner, PolicyGradientLoss) and not loss.fits_one_robot:
+        if isinstance(loss.inner.credit, LearnedAdvantage):
+            return "advantage"
+        if isinstance(loss.inner.credit, LearnedReward | LearnedPotential | HandDesigned):
+            return "reward"
+    raise ConfigError(
+        f"{path} learned {kind}{' with offsets' * bool(loss.offset_shapes)}, a whole update rule for policies of its "
+        "own (`metarl evaluate`): other algorithms can take a reward, potential, advantage without offset or drift."
+    )
 
 
 def _typical_support(learner: LearnedLossLearner, spec: EnvSpec) -> Support:

@@ -32,9 +32,11 @@ from tests.probes import hidden_target
 
 KINDS = ("reward", "potential", "advantage", "drift", "dense")
 SHAPING = ("reward", "potential", "dense")
+UPDATE_RULES = ("lpg", "ml3", "offset")
 HORIZON = 5
 SPEC = envs.make_spec("reach-robots", horizon=HORIZON)
 TINY = LearnedLossConfig(total_steps=4 * 4 * 2 * HORIZON * 3, meta_batch_size=4, episodes_per_task=4, num_inner_steps=1)
+OFFSET = replace(TINY, loss="advantage", learns_offset=True)
 PPO = without_memory(RL2Config(total_steps=16 * 5 * 5, num_worlds=16, hidden_dim=8, num_minibatches=2), sees_task=False)
 QUIET = {"validate_every": 0, "console": False}
 
@@ -43,8 +45,8 @@ QUIET = {"validate_every": 0, "console": False}
 def runs(tmp_path_factory):
     """A run of learned-loss for each kind."""
     folder = tmp_path_factory.mktemp("losses")
-    for kind in KINDS:
-        settings = replace(TINY, loss=kind, inner_epochs=2 if kind == "drift" else 1)
+    for kind in (*KINDS, *UPDATE_RULES):
+        settings = replace(TINY, loss=kind, inner_epochs=2 if kind == "drift" else 1) if kind != "offset" else OFFSET
         config = RunConfig("learned-loss", "reach-robots", settings, env_options={"horizon": HORIZON})
         train(config, folder / kind, **QUIET)
     return folder
@@ -216,7 +218,18 @@ def test_a_loss_of_another_version_and_a_damaged_one_are_refused(runs, tmp_path)
         LearnedLoss.load(run)
 
 
-@pytest.mark.parametrize("kind", ["reward", "drift"])
+def test_whole_update_rules_are_refused(runs):
+    for kind, name in (("lpg", "lpg"), ("ml3", "ml3"), ("offset", "advantage with offsets")):
+        with pytest.raises(ConfigError, match=f"learned {name}, a whole update rule for policies of its own"):
+            LearnedLoss.load(runs / kind)
+    for kind, name in (("ml3", "ml3"), ("offset", "advantage with learned offsets")):
+        with pytest.raises(
+            ConfigError, match=rf"the loss {name} fits the robot .* it cannot train one of reach-planar"
+        ):
+            on_env(load_run(runs / kind, "cpu"), "reach-planar")
+
+
+@pytest.mark.parametrize("kind", ["reward", "advantage", "drift", "lpg"])
 def test_a_loss_trains_the_policies_of_a_robot_with_other_shapes(runs, kind):
     run = load_run(runs / kind, "cpu")
     other = on_env(run, "reach-planar")
