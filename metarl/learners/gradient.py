@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learned_loss import named_reward
+from metarl.learners.part_threads import PartThreads
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
@@ -191,7 +191,7 @@ class GradientLearner:
         self.device = torch.device(device)
         self.later_step_scale = config.later_step_scale
         self.config = config
-        self._threads: Executor | None = None
+        self._threads = PartThreads(config.update_threads, self.device)
         self._surrogate = SURROGATES[config.inner_surrogate]
         self.learned_loss = named_reward(config.inner_reward, spec, config.discount, device)
         self.policy = MLPPolicy(
@@ -332,11 +332,7 @@ class GradientLearner:
 
     def each(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
         """Apply a function to all parts of a batch, on the threads of an update."""
-        if self.config.update_threads == 1 or self.device.type != "cpu" or len(parts) == 1:
-            return [function(part) for part in parts]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.config.update_threads)
-        return list(self._threads.map(function, parts))
+        return self._threads.map(function, parts)
 
     def distribution(self, meta_parameters: Parameters, adapted: Parameters, samples: Samples) -> ActionDistribution:
         """The policies of B tasks in the states of `samples`, (B, M, ...)."""

@@ -12,7 +12,6 @@ policies of other shapes on robots that they never saw (`transfer`). `ml3` and l
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -21,24 +20,28 @@ from torch import Tensor
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.learners.part_threads import PartThreads
 from metarl.learners.pathwise import pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
-from metarl.losses.adaptive import AdaptiveLoss, UpdateRule
+from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
 from metarl.losses.formula import formula_of, is_formula
-from metarl.losses.support import Support, support_of_phase
+from metarl.losses.support import Support, phase_advantage, support_of_phase
 from metarl.losses.table import make_inner_loss, signal_columns
+from metarl.losses.task_encoding import STATISTICS, update_statistics
 from metarl.nets.distributions import ActionDistribution, PolicyOutput
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
-from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import copy_generator, make_generator
 from metarl.types import Continuous, Rollout
 
 Goal = Tensor | dict[str, Tensor]
 """How the true return changes with a policy, see `LearnedLossLearner.goals`."""
+
+_NEW_SHARE = 0.1
+"""Of the last batch in the running statistics of task encodings."""
 
 _CPU_CHUNK = 4
 """Tasks that are differentiated at a time on the CPU, so that their activations stay in its cache."""
@@ -112,18 +115,18 @@ class LearnedLossLearner:
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
-        learned = [v for name, v in self.meta_parameters.items() if config.learns_step_size or name != "log_step_size"]
-        # A fixed hand-designed loss learns nothing; Adam wants at least one parameter.
-        self._learned = learned or [self.meta_parameters["log_step_size"]]
-        self._learns = bool(learned)
-        self.optimizer = torch.optim.Adam(self._learned, lr=config.outer_lr, eps=1e-5)
+        fixed = {ENCODING + name for name in STATISTICS} | (set() if config.learns_step_size else {STEP_SIZE})
+        self._learned = {name: value for name, value in self.meta_parameters.items() if name not in fixed}
+        # A hand-designed loss with fixed step sizes learns nothing; Adam wants at least one parameter.
+        leaves = list(self._learned.values()) or [self.meta_parameters[STEP_SIZE]]
+        self.optimizer = torch.optim.Adam(leaves, lr=config.outer_lr, eps=1e-5)
         self.generators = {
             "policy": make_generator(seed, "policy", self.device),
             "starts": make_generator(seed, "starts"),
             "evolution": make_generator(seed, "evolution", self.device),
             "truth": make_generator(seed, "truth", self.device),
         }
-        self._threads: Executor | None = None
+        self._threads = PartThreads(config.update_threads, self.device)
         # The policies of the meta-batch; older ones keep their tasks until their lifetime is over.
         self.agents = self.fresh(config.meta_batch_size, self.generators["starts"])
         self.ages = torch.zeros(config.meta_batch_size, dtype=torch.int64, device=self.device)
@@ -186,9 +189,10 @@ class LearnedLossLearner:
         if self.config.normalizes_obs and not self.obs_normalizer.count:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
-        if self._learns:
+        if self._learned:
             decay = 1 - 0.9 * progress if self.config.anneal else 1.0
             self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
+        self._measure_encodings(rollout)
         metrics = self._evolve(rollout) if self.config.outer == "evolution" else self._differentiate(rollout)
         sizes = self.meta_parameters["log_step_size"].detach().exp()
         metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
@@ -205,7 +209,7 @@ class LearnedLossLearner:
         sound = finite_tasks(*gradient.values(), *grown.values(), objective.unsqueeze(1))
         metrics = {"dropped_tasks": float((~sound).sum()), "skipped_minibatches": float(not bool(sound.any()))}
         self._turn_over(rollout, grown, sound)
-        if bool(sound.any()) and self._learns:
+        if bool(sound.any()) and self._learned:
             metrics |= self._descend(gradient, sound)
         return metrics
 
@@ -218,10 +222,10 @@ class LearnedLossLearner:
         step = estimate_gradient(noise, fitness, self.config.sigma, signed_rank_utility)
         self.agents = self.fresh(len(self.ages), self.generators["starts"])
         num_left = len(fitness) // 2 - step.dropped_pairs
-        if num_left and self._learns:
+        if num_left and self._learned:
             for name, slope in step.gradient.items():
                 self.meta_parameters[name].grad = -slope
-            torch.nn.utils.clip_grad_norm_(self._learned, self.config.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(self._learned.values(), self.config.max_grad_norm)
             self.optimizer.step()
         return {"dropped_tasks": 2.0 * step.dropped_pairs, "skipped_minibatches": float(not num_left)}
 
@@ -251,7 +255,7 @@ class LearnedLossLearner:
             )
             return gradient, grown, value
 
-        gradients, grown, values = zip(*self._each(part, range(0, len(ages), chunk)), strict=True)
+        gradients, grown, values = zip(*self._threads.map(part, range(0, len(ages), chunk)), strict=True)
         return _joined(gradients), _joined(grown), torch.cat(values)
 
     def goals(self, rollout: Rollout, phases: Sequence[Support]) -> list[Goal]:
@@ -291,12 +295,7 @@ class LearnedLossLearner:
     def true_advantage(self, rollout: Rollout, episode: int, num_tasks: int) -> Tensor:
         """Advantages by the environment's own reward, (B, M), with mean 0 and deviation 1 for each task."""
         steps = slice(episode * self.horizon, (episode + 1) * self.horizon)
-        obs, reward, valid, ends = (
-            values[steps].unflatten(1, (num_tasks, -1))
-            for values in (self._normalized(rollout.obs), rollout.reward, rollout.valid, rollout.terminated)
-        )
-        advantage, _ = task_advantage(obs, reward, valid, ends, self.config.discount, 1.0)
-        return advantage.transpose(0, 1).flatten(1, 2)
+        return phase_advantage(rollout, steps, self._normalized(rollout.obs[steps]), num_tasks, self.config.discount)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Learner.state_dict`."""
@@ -334,12 +333,26 @@ class LearnedLossLearner:
         """The action distributions of policies on observations as they come."""
         return self.policy.distribution(parameters, self._normalized(obs))
 
+    @torch.no_grad()
+    def _measure_encodings(self, rollout: Rollout) -> None:
+        """Keep running statistics of encodings over tasks."""
+        if self.loss.encoding is None:
+            return
+        support = self.support(rollout, 0, len(self.ages))
+        encodings = torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), support)  # (B, Z)
+        share = _NEW_SHARE if self.optimizer.state else 1.0
+        update_statistics(encoding_parameters(self._constant()), encodings[finite_tasks(encodings)], share)
+
     def _constant(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.meta_parameters.items()}
 
     def _population(self, generator: torch.Generator) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Perturbed meta-parameters, (B, ...), and the noise of each pair."""
-        return perturb(self._constant(), self.config.meta_batch_size // 2, self.config.sigma, generator)
+        num_tasks = self.config.meta_batch_size
+        learned = {name: value.detach() for name, value in self._learned.items()}
+        population, noise = perturb(learned, num_tasks // 2, self.config.sigma, generator)
+        fixed = {n: v.expand(num_tasks, *v.shape) for n, v in self._constant().items() if n not in learned}
+        return population | fixed, noise
 
     @torch.no_grad()
     def _live(
@@ -401,14 +414,14 @@ class LearnedLossLearner:
 
     def _descend(self, gradient: Mapping[str, Tensor], sound: Tensor) -> dict[str, float]:
         """One step of Adam on the mean of the tasks' gradients, each clipped before."""
-        flat = torch.cat([value[sound].flatten(1) for value in gradient.values()], 1)  # (B, |phi|)
+        flat = torch.cat([gradient[name][sound].flatten(1) for name in self._learned], 1)  # (B, |phi|)
         norm = flat.norm(dim=1, keepdim=True)
         flat = flat * (self.config.max_grad_norm / norm.clamp(min=1e-12)).clamp(max=1.0)
         mean = flat.mean(0)
-        sizes = [value[0].numel() for value in gradient.values()]
-        for name, part in zip(gradient, mean.split(sizes), strict=True):
-            self.meta_parameters[name].grad = part.view_as(self.meta_parameters[name]).clone()
-        torch.nn.utils.clip_grad_norm_(self._learned, self.config.max_grad_norm)
+        sizes = [value.numel() for value in self._learned.values()]
+        for value, part in zip(self._learned.values(), mean.split(sizes), strict=True):
+            value.grad = part.view_as(value).clone()
+        torch.nn.utils.clip_grad_norm_(self._learned.values(), self.config.max_grad_norm)
         self.optimizer.step()
         return {
             "meta_gradient_norm": float(norm.median()),
@@ -424,13 +437,6 @@ class LearnedLossLearner:
         self.agents = {n: torch.where(like(lives_on, v), grown[n].detach(), v) for n, v in fresh.items()}
         self.ages = torch.where(lives_on, ages, 0)
         self.agent_tasks = rollout.task[:: self.config.episodes_per_task].clone()
-
-    def _each(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-        if self.config.update_threads == 1 or self.device.type != "cpu" or len(parts) == 1:
-            return [function(part) for part in parts]
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(self.config.update_threads)
-        return list(self._threads.map(function, parts))
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs

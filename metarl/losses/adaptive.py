@@ -239,10 +239,15 @@ class AdaptiveLoss:
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
         if self.encoding is None:
             return loss | offsets, meta[STEP_SIZE]
-        encoding = {name.removeprefix(ENCODING): value for name, value in meta.items() if name.startswith(ENCODING)}
+        encoding = encoding_parameters(meta)
         z = self.encoding.encode(encoding, support)
         loss, log_step_size = self.encoding.modulate(encoding, loss, meta[STEP_SIZE], z)
         return loss | offsets, log_step_size
+
+    def encode(self, meta: Parameters, support: Support) -> Tensor:
+        """The task encoding of a batch, (Z,); only for a loss that adapts to its task."""
+        assert self.encoding is not None
+        return self.encoding.encode(encoding_parameters(meta), support)
 
     def update(
         self,
@@ -295,6 +300,11 @@ class AdaptiveLoss:
             return self.inner(loss, output.actions if isinstance(output, Embedded) else output, support, step)
 
         return inner_loss
+
+
+def encoding_parameters(meta: Parameters) -> dict[str, Tensor]:
+    """Those of the task encoding among the meta-parameters."""
+    return {name.removeprefix(ENCODING): value for name, value in meta.items() if name.startswith(ENCODING)}
 
 
 def step_size_groups(policy: Parameters) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metarl.rl.linear_baseline import task_advantage
 from metarl.types import Rollout
 
 _MAX_EFFORT = 4.0
@@ -74,6 +75,16 @@ def effort_of(action: Tensor) -> Tensor:
     if not action.is_floating_point():
         return torch.zeros(action.shape, device=action.device)
     return action.square().mean(-1).clamp(max=_MAX_EFFORT)
+
+
+def phase_advantage(rollout: Rollout, steps: slice, obs: Tensor, num_tasks: int, discount: float) -> Tensor:
+    """Advantages of one phase by the environment's own reward, (B, M); arguments as of `support_of_phase`."""
+    obs, reward, valid, ends = (
+        values.unflatten(1, (num_tasks, -1))
+        for values in (obs, rollout.reward[steps], rollout.valid[steps], rollout.terminated[steps])
+    )
+    advantage, _ = task_advantage(obs, reward, valid, ends, discount, 1.0)
+    return advantage.transpose(0, 1).flatten(1, 2)
 
 
 def step_inputs(support: Support) -> Tensor:

@@ -65,9 +65,9 @@ def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
             ends.append(learner.meta_gradient(starts, learner.ages, phases, goals)[2])
         expected = (ends[0] - ends[1]) / 2e-6  # of each task
         found = (gradient[name] * direction).flatten(1).sum(1)
-        kinks = loss == "drift"  # of clipping, some of which lie within a finite difference
-        close = {"rtol": 1e-3 if kinks else 1e-4, "atol": 1e-3 if kinks else 1e-6}
-        torch.testing.assert_close(found, expected, **close, msg=f"{name}: {found} {expected}")
+        is_close = torch.isclose(found, expected, rtol=1e-3 if loss == "drift" else 1e-4, atol=1e-6)
+        # A kink of clipping may lie within the finite difference of a task.
+        assert int(is_close.sum()) >= (B - 1 if loss == "drift" else B), f"{name}: {found} {expected}"
         assert float(found.abs().max()) > 0, name
 
 
