@@ -335,7 +335,7 @@ def transfer(
     # What the other environment is not may be needed to train the loss, but not to use it.
     other = LearnedLossLearner(chosen, dataclasses.replace(learner.config, true_gradient="auto"), seed, device)
     if chosen.signals is not None and spec.signals is not None:
-        other._columns = [spec.signals.names.index(name) for name in wanted]
+        other.signal_columns = [spec.signals.names.index(name) for name in wanted]
     other.loss.require_robot(learner.meta_parameters)
     with torch.no_grad():
         for name, value in learner.meta_parameters.items():

@@ -123,6 +123,22 @@ def test_every_gradient_learner_trains_goes_on_and_is_evaluated(tmp_path, algori
     assert len(values["returns"]) == 3 and all(len(row) == 3 for row in values["returns"])
 
 
+LOSSES = ("reward", "potential", "advantage", "drift", "lpg", "ml3")
+HAND_DESIGNED = ("feedback", "dense", "dense-bonus", "hand-potential")
+
+
+@pytest.mark.parametrize("loss", LOSSES + HAND_DESIGNED)
+def test_every_loss_is_trained_goes_on_and_is_evaluated(tmp_path, loss, capsys):
+    out = tmp_path / "run"
+    sizes = ["--meta-batch-size", 2, "--episodes-per-task", 3, "--num-inner-steps", 2, "--policy-dims", 8]
+    sizes += ["--env-options", "horizon=5", "--validate-every", 1, "--inner-epochs", 2 if loss == "drift" else 1]
+    command = ["train", "learned-loss", "--env", "reach-robots", "--out", out]
+    assert run(*command, *sizes, "--loss", loss, "--total-steps", 2 * 2 * 3 * 5 * 3) == 0
+    assert run(*command, "--resume") == 0
+    assert run("evaluate", out, "--split", "robots", "--num-tasks", 3, "--episodes", 4) == 0
+    assert "after 3" in capsys.readouterr().out
+
+
 def test_a_gradient_learner_is_evaluated_over_its_inner_steps(gradient, tmp_path, capsys):
     files = ["--json", tmp_path / "e.json", "--plot", tmp_path / "p.png"]
     assert run("evaluate", gradient, "--num-tasks", 3, "--episodes", 4, "--later-step-scale", 0.25, *files) == 0

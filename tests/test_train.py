@@ -17,6 +17,7 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPOConfig
 from metarl.learners.promp import ProMPConfig
 from metarl.learners.reptile import ReptileConfig
@@ -79,6 +80,22 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm)
     train(whole, tmp_path / "whole", **QUIET)
     train(whole, tmp_path / "cut", checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
     for step in (5, 2):
+        cut_back(tmp_path / "cut", step)
+        train(whole, tmp_path / "cut", resume=True, checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
+        one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")
+        assert one.keys() == other.keys() and len(one) >= 12
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert metric_lines(tmp_path / "whole") == metric_lines(tmp_path / "cut")
+
+
+@pytest.mark.parametrize("change", [{"lifetime": 4}, {"outer": "evolution"}, {"loss": "drift", "inner_epochs": 2}])
+def test_a_resumed_training_of_a_loss_is_the_uninterrupted_one_bit_for_bit(tmp_path, change):
+    sizes = {"meta_batch_size": 4, "episodes_per_task": 3, "num_inner_steps": 2, "policy_dims": (6,)}
+    settings = LearnedLossConfig(total_steps=6 * 3 * 12 * 4, normalizes_obs=True, **sizes, **change)
+    whole = RunConfig("learned-loss", "reach-robots", settings, env_options={"horizon": 4})
+    train(whole, tmp_path / "whole", **QUIET)
+    train(whole, tmp_path / "cut", checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
+    for step in (4, 1):  # in the middle of a life, and after the batch that sets the scale of observations
         cut_back(tmp_path / "cut", step)
         train(whole, tmp_path / "cut", resume=True, checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
         one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "cut")

@@ -53,7 +53,8 @@ class LearnedLossLearner:
     Attributes:
         config: settings.
         loss: the loss as a function of the meta-parameters.
-        meta_parameters: what is meta-learned, by name.
+        meta_parameters: what is meta-learned, by name, and the statistics of task encodings.
+        signal_columns: where the signals that the loss reads stand among those of the environment.
 
     Args:
         spec: the environment.
@@ -83,7 +84,7 @@ class LearnedLossLearner:
             num_epochs=config.inner_epochs,
             drift_reward=config.drift_reward,
         )
-        self._columns = signal_columns(spec, inner.signals)
+        self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -189,9 +190,8 @@ class LearnedLossLearner:
         if self.config.normalizes_obs and not self.obs_normalizer.count:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
-        if self._learned:
-            decay = 1 - 0.9 * progress if self.config.anneal else 1.0
-            self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
+        decay = 1 - 0.9 * progress if self.config.anneal else 1.0
+        self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
         self._measure_encodings(rollout)
         metrics = self._evolve(rollout) if self.config.outer == "evolution" else self._differentiate(rollout)
         sizes = self.meta_parameters["log_step_size"].detach().exp()
@@ -289,7 +289,7 @@ class LearnedLossLearner:
     def support(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
         """The experience of one phase, (B, M, ...)."""
         steps = slice(episode * self.horizon, (episode + 1) * self.horizon)
-        signals = rollout.signals[episode][..., self._columns]  # (H + 1, N, S)
+        signals = rollout.signals[episode][..., self.signal_columns]  # (H + 1, N, S)
         return support_of_phase(rollout, steps, self._normalized(rollout.obs[steps]), signals, num_tasks)
 
     def true_advantage(self, rollout: Rollout, episode: int, num_tasks: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from metarl.losses.support import Support, step_inputs
 
 _LARGEST_INPUT = 20.0
+_LARGEST_ENCODING = 2.0
 
 STATISTICS = ("mean", "std")
 """Of encodings over tasks: measured, not learned."""
@@ -21,11 +22,12 @@ STATISTICS = ("mean", "std")
 class TaskEncoding:
     """phi(z) = (1 + b1 gamma(z)) phi + b2 beta(z), with z the mean of e(x_t, x_{t+1} - x_t, |a|^2, r) over a batch.
 
-    z is standardised over tasks before it goes on: what tasks differ in is small beside what they have in common, and
-    would otherwise be lost in saturated units. gamma and beta are one number for each row of a weight and each bias;
-    weights without bias are only scaled, so that a loss that is zero by construction stays so. Learned step sizes are
-    shifted in the logarithm, by b3 delta(z). b1, b2 and b3 are zero at the start: the loss is then the same for all
-    tasks. The mean does not depend on the order of steps and episodes.
+    z is standardised over tasks before it goes on, and nothing after it has a bias: what all tasks have in common is
+    learned by phi alone, and the modulation is left with what they differ in. Beyond two deviations z counts as two, so
+    that a task unlike all others is treated like the outermost of them. gamma and beta are one number for each row of a
+    weight and each bias; weights without bias are only scaled, so that a loss that is zero by construction stays so.
+    Learned step sizes are shifted in the logarithm, by b3 delta(z). b1, b2 and b3 are zero at the start: the loss is
+    then the same for all tasks. The mean does not depend on the order of steps and episodes.
 
     Source: Baik et al. 2021, MeTAL, eq. 8 and 9; there the task's state is what the loss reads, here an encoding of it.
 
@@ -53,7 +55,6 @@ class TaskEncoding:
             "encode.0.bias": torch.zeros(self.hidden_dim),
             "encode.1.weight": layer(self.encoding_dim, self.hidden_dim),
             "modulate.0.weight": layer(self.hidden_dim, self.encoding_dim),
-            "modulate.0.bias": torch.zeros(self.hidden_dim),
             "modulate.1.weight": layer(2 * self._num_rows() + 1, self.hidden_dim),
             "strength": torch.zeros(3),
             "mean": torch.zeros(self.encoding_dim),
@@ -70,8 +71,8 @@ class TaskEncoding:
         self, parameters: Mapping[str, Tensor], loss: Mapping[str, Tensor], log_step_size: Tensor, encoding: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The loss's parameters and the logarithms of step sizes, in the shape that they came in, for one task."""
-        standard = (encoding - parameters["mean"]) / parameters["std"]
-        hidden = torch.tanh(standard @ parameters["modulate.0.weight"].mT + parameters["modulate.0.bias"])
+        standard = ((encoding - parameters["mean"]) / parameters["std"]).clamp(-_LARGEST_ENCODING, _LARGEST_ENCODING)
+        hidden = torch.tanh(standard @ parameters["modulate.0.weight"].mT)
         numbers = torch.tanh(hidden @ parameters["modulate.1.weight"].mT)
         gain, shift, pace = parameters["strength"].unbind()
         scales, shifts = (numbers[:-1].unflatten(0, (2, -1)) * torch.stack([gain, shift]).unsqueeze(1)).unbind()
