@@ -2,17 +2,19 @@
 
 Every contender trains policies from nothing on tasks of reach-robots: the same networks, episodes per update and
 optimiser. Hand-designed losses (and PPO on each) have one step size for all updates and one lambda, tuned over a grid
-on training tasks, apart for each number of updates; learned ones learn theirs, and so does "dense, learned steps".
-Judged on unseen tasks: other goals, other directions, farther goals, other dynamics, other robots. Runs lie in
-runs/losses/NAME-seedS and are gone on with.
+on training tasks, apart for each number of updates. Losses with learned step sizes have these times one factor, tuned
+in the same way. Judged on unseen tasks: other goals, other directions, farther goals, other dynamics, other robots,
+and an arm in MuJoCo (reach-planar). RL² and MAML, trained for as many steps on the dense reward, are there for
+orientation: the goal is visible, so they need not adapt. Runs lie in runs/losses/NAME-seedS and are gone on with.
 
     python scripts/bench_losses.py --seeds 0 1 2 3 4 5 6 7 8 9
-    python scripts/bench_losses.py --only reward --seeds 0 --train-only        # one core's share
+    python scripts/bench_losses.py --only "learned reward" --seeds 0 --train-only        # a share of the training
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +32,11 @@ import envs
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
+from metarl.learned_loss import transfer
 from metarl.learners import preset
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.run import LoadedRun
 from metarl.seeding import make_generator
 from metarl.statistics import bootstrap, bootstrap_difference
 
@@ -41,24 +45,51 @@ import matplotlib.pyplot as plt
 
 ENV = "reach-robots"
 UPDATES = (3, 10)
+LONG = 100
 STEP_SIZES = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 LAMBDAS = (0.9, 1.0)
+FACTORS = (0.35, 0.5, 0.7, 1.0, 1.4)
 HAND_DESIGNED = ("feedback", "dense", "dense-bonus", "hand-potential")
+HAND = (*HAND_DESIGNED, *(f"PPO on {loss}" for loss in HAND_DESIGNED))
 LEARNED: dict[str, dict[str, Any]] = {
     "learned reward": {},
     "learned reward, same for all tasks": {"adapts_to_task": False},
     "learned potential": {"loss": "potential", "inner_lambda": 0.7},
     "learned advantage": {"loss": "advantage"},
+    "ML3 (absolute inputs)": {"loss": "ml3"},
     # In the setting that was better for it.
     "dense, learned steps": {"loss": "dense", "adapts_to_task": False, "first_order": False, "outer_lr": 1e-2},
 }
-ARM, CAR = 2, 3
+NOT_ADAPTED = "learned reward, adaptation off"
+ORIENTATION = ("rl2", "maml-trpo")
+SPLITS = {
+    "seen tasks": "train",
+    "unseen goals": "test",
+    "unseen directions": "directions",
+    "farther goals": "distances",
+    "unseen dynamics": "dynamics",
+    "unseen arm": "robots",
+    "unseen car": "robots",
+    "MuJoCo arm": "test",
+}
+ROBOTS = {"unseen arm": 2, "unseen car": 3}
+LONG_SPLITS = ("unseen directions", "unseen dynamics", "unseen arm")
+LONG_CONTENDERS = ("dense", "learned reward", "dense, learned steps")
+
+METRIC = (
+    "distance to the goal at the end of an episode, m, mean over the episodes after an update; IQM over seeds and "
+    "tasks with 95 % interval; minus_best: less that of the best hand-designed loss on the same tasks"
+)
+
+Distances = dict[str, NDArray]
+"""Column of the table -> final distances (S, B, K + 1), m."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--only", nargs="+", help=f"some of: {', '.join(LEARNED)}")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a contender is judged on those it has")
+    parser.add_argument("--only", nargs="+", help=f"some of: {', '.join([*LEARNED, *ORIENTATION])}")
+    parser.add_argument("--few-seeds", type=int, default=3, help="of all but the contenders that matter most")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     parser.add_argument("--preset", default="default", help="of learned-loss")
     parser.add_argument("--num-tasks", type=int, default=64, help="of each split")
@@ -67,167 +98,309 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     try:
-        wanted = arguments.only or list(LEARNED)
-        start = preset("learned-loss", ENV, arguments.preset)
-        runs = {
-            name: [
-                trained(
-                    arguments.runs / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}",
-                    RunConfig("learned-loss", ENV, replace(start, **LEARNED[name]), seed=seed),
-                )
-                for seed in arguments.seeds
-            ]
-            for name in wanted
-        }
+        runs = {name: runs_of(name, arguments) for name in arguments.only or [*LEARNED, *ORIENTATION]}
         if not arguments.train_only:
-            report(arguments, start, runs)
+            report(arguments, runs)
     except MetarlError as error:
         parser.exit(2, f"bench_losses: {error}\n")
 
 
-def report(arguments: argparse.Namespace, start: LearnedLossConfig, runs: Mapping[str, Sequence[Any]]) -> None:
+def runs_of(name: str, arguments: argparse.Namespace) -> list[LoadedRun]:
+    """Train a contender with each of its seeds, or take what is there."""
+    start = preset("learned-loss", ENV, arguments.preset)
+    if name in ORIENTATION:
+        settings, algorithm = replace(preset(name, ENV), total_steps=start.total_steps), name
+        seeds = arguments.seeds[:1]
+    else:
+        settings, algorithm = replace(start, **LEARNED[name]), "learned-loss"
+        has_all = name.startswith(("learned reward", "dense"))
+        seeds = arguments.seeds if has_all or arguments.train_only else arguments.seeds[: arguments.few_seeds]
+    label = "-".join(name.replace(",", "").replace("(", "").replace(")", "").split())
+    return [
+        trained(arguments.runs / f"{label}-seed{seed}", RunConfig(algorithm, ENV, settings, seed=seed))
+        for seed in seeds
+    ]
+
+
+def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]]) -> None:
     """Tune, judge, compare, draw."""
-    spec = envs.make_spec(ENV)
-    splits = {name: tasks_of(spec, name, arguments.num_tasks) for name in SPLITS}
-    distances: dict[str, dict[str, NDArray]] = {}  # contender -> split -> (seeds, tasks, K + 1)
-    tuned = {}
-    for loss in HAND_DESIGNED:
-        for epochs in (1, 5):
-            name = f"PPO on {loss}" if epochs > 1 else loss
-            chosen = tune(spec, replace(start, loss=loss, inner_epochs=epochs, adapts_to_task=False), arguments)
-            tuned[name] = {str(k): {"inner_lr": c.inner_lr, "inner_lambda": c.inner_lambda} for k, c in chosen.items()}
-            learners = {k: [LearnedLossLearner(spec, c, seed) for seed in arguments.seeds] for k, c in chosen.items()}
-            distances[name] = {
-                split: _each_at_its_best(
-                    {k: judged(of_seeds, spec, tasks, k) for k, of_seeds in learners.items()}, max(UPDATES)
-                )
-                for split, tasks in splits.items()
-            }
-            print(name, tuned[name], flush=True)
-    for name, of_seeds in runs.items():
-        learners = [run.learner for run in of_seeds]
-        distances[name] = {split: judged(learners, spec, tasks, max(UPDATES)) for split, tasks in splits.items()}
+    start = preset("learned-loss", ENV, arguments.preset)
+    columns = {name: (spec_of(name), tasks_of(name, arguments.num_tasks)) for name in SPLITS}
+    distances: dict[str, Distances] = {}
+    tuned: dict[str, dict[str, dict[str, float]]] = {}
+    chosen: dict[str, dict[int, LearnedLossConfig]] = {}
+    for name in HAND:
+        config = replace(
+            start,
+            loss=name.removeprefix("PPO on "),
+            inner_epochs=5 if name.startswith("PPO") else 1,
+            adapts_to_task=False,
+            learns_step_size=False,
+        )
+        spec = envs.make_spec(ENV)
+        grid = [replace(config, inner_lr=size, inner_lambda=decay) for decay in LAMBDAS for size in STEP_SIZES]
+        best = tune([LearnedLossLearner(spec, tried, 0) for tried in grid], arguments.num_tasks)
+        tuned[name] = {
+            f"after {k}": {"inner_lr": grid[i].inner_lr, "inner_lambda": grid[i].inner_lambda} for k, i in best
+        }
+        chosen[name] = {k: grid[i] for k, i in best}
+        distances[name] = judge(fixed(chosen[name], arguments.seeds[: arguments.few_seeds]), columns)
+        print(name, tuned[name], flush=True)
     best = {k: min(HAND, key=lambda name: distances[name]["seen tasks"][:, :, k].mean()) for k in UPDATES}
+    for name in {*best.values(), "dense"}:
+        distances[name] = judge(fixed(chosen[name], arguments.seeds), columns)
+    for name, of_seeds in runs.items():
+        if name in ORIENTATION:
+            continue
+        learners = [run.learner for run in of_seeds]
+        by_updates, tuned[name] = tune_factor(learners, arguments.num_tasks)
+        distances[name] = judge(by_updates, columns, one_robot=learners[0].loss.fits_one_robot)
+        print(name, tuned[name], flush=True)
+        if name == "learned reward":
+            still = {k: [without_adaptation(learner) for learner in scaled] for k, scaled in by_updates.items()}
+            distances[NOT_ADAPTED] = judge(still, columns)
     table = {
-        name: {split: _numbers(values, [distances[best[k]][split] for k in UPDATES]) for split, values in d.items()}
-        for name, d in distances.items()
+        name: {c: numbers(v, [distances[best[k]][c] for k in UPDATES]) for c, v in of_columns.items()}
+        for name, of_columns in distances.items()
     }
     result = {
         "env": ENV,
-        "seeds": arguments.seeds,
         "updates": list(UPDATES),
-        "metric": "distance to the goal at the end of an episode, metres; IQM over seeds and tasks, 95 % interval",
-        "best_hand_designed": {str(k): name for k, name in best.items()},
-        "tuned": tuned,
-        "grid": {"inner_lr": STEP_SIZES, "inner_lambda": LAMBDAS},
+        "metric": METRIC,
+        "num_tasks": arguments.num_tasks,
+        "best_hand_designed_on_seen_tasks": {str(k): name for k, name in best.items()},
+        "tuned_on_training_tasks": tuned,
+        "grid": {"inner_lr": STEP_SIZES, "inner_lambda": LAMBDAS, "factor": FACTORS},
         "training": {name: [describe(run) for run in of_seeds] for name, of_seeds in runs.items()},
         "contenders": table,
-        "curves": {name: {s: np.mean(v, (0, 1)).tolist() for s, v in d.items()} for name, d in distances.items()},
+        "adaptation_gain": adaptation_gain(distances),
+        "after_100": long_lives(arguments, start, runs),
+        "orientation": {name: orientation(runs[name][0], columns) for name in ORIENTATION if runs.get(name)},
+        "curves": {name: {c: v.mean((0, 1)).tolist() for c, v in d.items()} for name, d in distances.items()},
     }
     save(arguments.out, result)
-    draw(arguments.out.with_suffix(".png"), distances, runs, best)
+    draw(arguments.out.with_suffix(".png"), distances, best)
     for k in UPDATES:
-        rows = [
-            [name, *(_cell(table[name][split][f"after_{k}"]) for split in SPLITS)]
-            for name in sorted(distances, key=lambda n: table[n]["unseen directions"][f"after_{k}"][0])
-        ]
-        show(f"final distance (m) after {k} updates", ["loss", *SPLITS], rows)
+        order = sorted(distances, key=lambda name: table[name]["unseen directions"][f"after_{k}"][0])
+        rows = [[name, *(cell(table[name].get(c), f"after_{k}") for c in SPLITS)] for name in order]
+        show(f"IQM of the final distance (cm) after {k} updates", ["loss", *(c.split()[-1] for c in SPLITS)], rows)
 
 
-HAND = [*HAND_DESIGNED, *(f"PPO on {loss}" for loss in HAND_DESIGNED)]
-SPLITS = (
-    *("seen tasks", "unseen goals", "unseen directions", "farther goals"),
-    *("unseen dynamics", "unseen arm", "unseen car"),
-)
+def fixed(by_updates: Mapping[int, LearnedLossConfig], seeds: Sequence[int]) -> dict[int, list[LearnedLossLearner]]:
+    """Learners of a hand-designed loss, one per seed."""
+    spec = envs.make_spec(ENV)
+    return {k: [LearnedLossLearner(spec, config, seed) for seed in seeds] for k, config in by_updates.items()}
 
 
-def tasks_of(spec: EnvSpec, name: str, num_tasks: int) -> Tensor:
+def spec_of(column: str) -> EnvSpec:
+    """The environment of a column of the table."""
+    return envs.make_spec("reach-planar" if column == "MuJoCo arm" else ENV)
+
+
+def tasks_of(column: str, num_tasks: int) -> Tensor:
     """The tasks of a column of the table, (B, P)."""
-    split = {
-        "seen tasks": "train",
-        "unseen goals": "test",
-        "unseen directions": "directions",
-        "farther goals": "distances",
-        "unseen dynamics": "dynamics",
-    }
-    if name in split:
-        return spec.tasks.split(split[name], num_tasks)
-    tasks = spec.tasks.split("robots", 8 * num_tasks)
-    return tasks[tasks[:, 0] == (ARM if name == "unseen arm" else CAR)][:num_tasks]
+    tasks = spec_of(column).tasks
+    if column not in ROBOTS:
+        return tasks.split(SPLITS[column], num_tasks)
+    drawn = tasks.split(SPLITS[column], 8 * num_tasks)
+    return drawn[drawn[:, 0] == ROBOTS[column]][:num_tasks]
 
 
-def tune(spec: EnvSpec, config: LearnedLossConfig, arguments: argparse.Namespace) -> dict[int, LearnedLossConfig]:
-    """The settings with the smallest mean distance on training tasks after each number of updates."""
-    tasks = spec.tasks.sample("train", arguments.num_tasks, make_generator(1, "tuning"))
-    found: dict[int, tuple[float, LearnedLossConfig]] = {}
-    for gae_lambda in LAMBDAS:
-        for step_size in STEP_SIZES:
-            tried = replace(config, inner_lr=step_size, inner_lambda=gae_lambda, learns_step_size=False)
-            distance = judged([LearnedLossLearner(spec, tried, 0)], spec, tasks, max(UPDATES), seed=1).mean((0, 1))
-            for k in UPDATES:
-                if k not in found or distance[k] < found[k][0]:
-                    found[k] = (float(distance[k]), tried)
-    return {k: config for k, (_, config) in found.items()}
+def tune(learners: Sequence[LearnedLossLearner], num_tasks: int) -> list[tuple[int, int]]:
+    """Which of some learners comes nearest to the goals of training tasks: (number of updates, index) pairs."""
+    spec = envs.make_spec(ENV)
+    tasks = spec.tasks.sample("train", num_tasks, make_generator(1, "tuning"))
+    distance = judged(learners, spec, tasks, max(UPDATES), seed=1).mean(1)  # (learners, K + 1)
+    return [(k, int(distance[:, k].argmin())) for k in UPDATES]
+
+
+def tune_factor(
+    learners: Sequence[LearnedLossLearner], num_tasks: int
+) -> tuple[dict[int, list[LearnedLossLearner]], dict[str, dict[str, float]]]:
+    """Learners with their step sizes times the best factor for each number of updates; the first one decides."""
+    best = tune([scaled(learners[0], factor) for factor in FACTORS], num_tasks)
+    by_updates = {k: [scaled(learner, FACTORS[i]) for learner in learners] for k, i in best}
+    return by_updates, {f"after {k}": {"factor": FACTORS[i]} for k, i in best}
+
+
+def scaled(learner: LearnedLossLearner, factor: float) -> LearnedLossLearner:
+    """A copy with all step sizes times a factor."""
+    other = copy_of(learner)
+    with torch.no_grad():
+        other.meta_parameters["log_step_size"] += math.log(factor)
+    return other
+
+
+def without_adaptation(learner: LearnedLossLearner) -> LearnedLossLearner:
+    """A copy whose loss is the same for all tasks: that of a task with the mean encoding."""
+    other = copy_of(learner)
+    with torch.no_grad():
+        other.meta_parameters["encoding.strength"].zero_()
+    return other
+
+
+def copy_of(learner: LearnedLossLearner) -> LearnedLossLearner:
+    """Another learner with the same loss."""
+    other = LearnedLossLearner(learner.spec, learner.config, 0)
+    with torch.no_grad():
+        for name, value in learner.meta_parameters.items():
+            other.meta_parameters[name].copy_(value)
+    return other
+
+
+def judge(
+    by_updates: Mapping[int, Sequence[LearnedLossLearner]],
+    columns: Mapping[str, tuple[EnvSpec, Tensor]],
+    one_robot: bool = False,
+) -> Distances:
+    """Final distances on every column, after each number of updates with the learners that were tuned for it."""
+    found = {}
+    for column, (spec, tasks) in columns.items():
+        if one_robot and spec.name != ENV:
+            continue
+        last = max(by_updates)
+        curve = judged(_taken_to(spec, by_updates[last]), spec, tasks, last)
+        for k, learners in by_updates.items():
+            if k != last:
+                curve[:, :, k] = judged(_taken_to(spec, learners), spec, tasks, k)[:, :, k]
+        found[column] = curve
+    return found
+
+
+def _taken_to(spec: EnvSpec, learners: Sequence[LearnedLossLearner]) -> Sequence[LearnedLossLearner]:
+    return learners if spec.name == ENV else [transfer(learner, spec, seed) for seed, learner in enumerate(learners)]
 
 
 def judged(
     learners: Sequence[LearnedLossLearner], spec: EnvSpec, tasks: Tensor, num_updates: int, seed: int = 0
 ) -> NDArray:
-    """Final distances, (S, B, K + 1), in metres, means over the episodes of a phase; a seed has its own policies."""
-    column = spec.signals.names.index("log_distance") if spec.signals else 0
-    of_seeds = []
+    """Final distances, (S, B, K + 1), means over the episodes of a phase; every learner has policies of its own."""
+    assert spec.signals is not None
+    column, of_seeds = spec.signals.names.index("log_distance"), []
     for index, learner in enumerate(learners):
         env = BatchedEnv(spec, len(tasks) * learner.config.episodes_per_task, seed=seed)
         env.set_tasks(tasks)
-        rollout = learner.trial(env, num_updates + 1, make_generator(1000 * seed + index, "evaluation"))
-        last = torch.expm1(rollout.signals[:, -1, :, column]) * 0.1  # (K + 1, N)
+        generator = make_generator(1000 * seed + (index if seed == 0 else 0), "evaluation")
+        rollout = learner.trial(env, num_updates + 1, generator)
+        last = torch.expm1(rollout.signals[:, -1, :, column]) * TYPICAL_M
         of_seeds.append(last.unflatten(1, (len(tasks), -1)).mean(2).T.numpy())
     return np.stack(of_seeds)
 
 
-def _each_at_its_best(by_updates: Mapping[int, NDArray], num_updates: int) -> NDArray:
-    """The curve tuned for the longest training, with the entries at other numbers of updates tuned for these."""
-    curve = by_updates[num_updates].copy()
-    for k, values in by_updates.items():
-        curve[:, :, k] = values[:, :, k]
-    return curve
+TYPICAL_M = 0.1
+"""Of the signal log_distance = log(1 + d / 0.1 m)."""
 
 
-def _numbers(values: NDArray, best_hand_designed: Sequence[NDArray]) -> dict[str, list[float]]:
-    numbers = {}
+def numbers(values: NDArray, best_hand_designed: Sequence[NDArray]) -> dict[str, list[float]]:
+    """Estimates with intervals after each number of updates, and the difference to the best hand-designed loss."""
+    found = {}
     for k, best in zip(UPDATES, best_hand_designed, strict=True):
-        estimate = bootstrap(values[:, :, k], np.random.default_rng(0))
+        found[f"after_{k}"] = [float(x) for x in bootstrap(values[:, :, k], np.random.default_rng(0))]
         difference = bootstrap_difference(values[:, :, k], best[:, :, k], np.random.default_rng(0), same_runs=False)
-        numbers[f"after_{k}"] = [float(part) for part in estimate]
-        numbers[f"after_{k}_minus_best_hand_designed"] = [float(part) for part in difference]
-    return numbers
+        found[f"after_{k}_minus_best"] = [float(x) for x in difference]
+    return found
 
 
-def _cell(numbers: Sequence[float]) -> str:
-    value, low, high = numbers
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
+def adaptation_gain(distances: Mapping[str, Distances]) -> dict[str, dict[str, list[float]]]:
+    """How much nearer the loss that adapts comes than itself with the adaptation off, and than one trained without."""
+    if NOT_ADAPTED not in distances:
+        return {}
+    ours = distances["learned reward"]
+    gain: dict[str, dict[str, list[float]]] = {}
+    for other, same_runs in ((NOT_ADAPTED, True), ("learned reward, same for all tasks", False)):
+        if other not in distances:
+            continue
+        gain[other] = {}
+        for column, values in ours.items():
+            for k in UPDATES:
+                rest = distances[other][column][:, :, k]
+                estimate = bootstrap_difference(values[:, :, k], rest, np.random.default_rng(0), same_runs=same_runs)
+                gain[other][f"{column}, after {k}"] = [float(x) for x in estimate]
+    return gain
 
 
-def draw(path: Path, distances: Mapping[str, Mapping[str, NDArray]], learned: Any, best: Mapping[int, str]) -> None:
+def long_lives(
+    arguments: argparse.Namespace, start: LearnedLossConfig, runs: Mapping[str, Sequence[LoadedRun]]
+) -> dict[str, dict[str, list[float]]]:
+    """Final distances after 100 updates; step sizes beyond the last learned one are that one, tuned anew."""
+    spec, num_tasks = envs.make_spec(ENV), max(arguments.num_tasks // 4, 4)
+    tuning = spec.tasks.sample("train", num_tasks, make_generator(1, "tuning"))
+    dense = replace(start, loss="dense", adapts_to_task=False, learns_step_size=False)
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in LONG_CONTENDERS:
+        if name == "dense":
+            tried = [[LearnedLossLearner(spec, replace(dense, inner_lr=size), 0)] for size in STEP_SIZES]
+            tried = [learners * arguments.few_seeds for learners in tried]
+        elif name in runs:
+            first = [run.learner for run in runs[name][: arguments.few_seeds]]
+            tried = [[scaled(learner, factor) for learner in first] for factor in FACTORS]
+        else:
+            continue
+        ends = [judged(learners[:1], spec, tuning, LONG, seed=1)[0, :, LONG].mean() for learners in tried]
+        learners = tried[int(np.argmin(ends))]
+        found[name] = {
+            column: [
+                float(x)
+                for x in bootstrap(
+                    judged(learners, spec, tasks_of(column, num_tasks), LONG)[:, :, LONG], np.random.default_rng(0)
+                )
+            ]
+            for column in LONG_SPLITS
+        }
+        print(f"after {LONG}: {name} {found[name]}", flush=True)
+    return found
+
+
+def orientation(run: LoadedRun, columns: Mapping[str, tuple[EnvSpec, Tensor]]) -> dict[str, list[float]]:
+    """Mean final distance in each episode of a trial of another algorithm, on the columns of its environment."""
+    found = {}
+    for column, (spec, tasks) in columns.items():
+        if spec.name != ENV:
+            continue
+        per_task = run.config.settings.episodes_per_task
+        env = BatchedEnv(spec, len(tasks) * per_task, seed=0)
+        env.set_tasks(tasks)
+        steps: list[Tensor] = []
+        run.learner.trial(
+            env,
+            run.config.settings.episodes_per_trial,
+            make_generator(0, "evaluation"),
+            lambda worlds: steps.append(worlds.signals()[0][:, 0]),  # noqa: B023
+        )
+        ends = torch.stack(steps).unflatten(0, (-1, spec.horizon + 1))[:, -1]  # (K, N)
+        found[column] = (torch.expm1(ends) * TYPICAL_M).mean(1).tolist()
+    return found
+
+
+def cell(of_column: Mapping[str, Sequence[float]] | None, key: str) -> str:
+    """A cell of the printed table, cm; the intervals are in the JSON."""
+    return "-" if of_column is None else f"{100 * of_column[key][0]:.1f}"
+
+
+def draw(path: Path, distances: Mapping[str, Distances], best: Mapping[int, str]) -> None:
     """Distance over updates, a panel per column."""
-    figure, axes = plt.subplots(2, 4, figsize=(14, 6.2), sharex=True, sharey=True, constrained_layout=True)
-    names = [*dict.fromkeys(["feedback", *best.values()]), *learned]
-    for axis, split in zip(axes.flat, SPLITS, strict=False):
+    names = [*dict.fromkeys(["feedback", *best.values(), "dense, learned steps", "learned reward"])]
+    names += [name for name in ("learned reward, same for all tasks",) if name in distances]
+    names = [name for name in names if name in distances]
+    figure, axes = plt.subplots(2, 4, figsize=(13, 6.4), sharex=True, sharey=True, constrained_layout=True)
+    for axis, column in zip(axes.flat, SPLITS, strict=True):
         for index, name in enumerate(names):
-            curve = bootstrap(distances[name][split], np.random.default_rng(0), num_resamples=500)
-            style = "--" if name in HAND else "-"
-            axis.plot(100 * curve.value, style, color=f"C{index}", label=name)
-            band = (100 * curve.low, 100 * curve.high)
-            axis.fill_between(range(len(curve.value)), *band, color=f"C{index}", alpha=0.15)
-        axis.set_title(split, fontsize=10)
+            if column not in distances[name]:
+                continue
+            curve = bootstrap(distances[name][column], np.random.default_rng(0), num_resamples=500)
+            updates, style = range(len(curve.value)), "--" if name in HAND else "-"
+            axis.plot(updates, 100 * curve.value, style, color=f"C{index}", label=name)
+            axis.fill_between(updates, 100 * curve.low, 100 * curve.high, color=f"C{index}", alpha=0.15)
+        axis.set_title(column, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("distance at the end (cm)")
     for axis in axes[1]:
         axis.set_xlabel("updates of a fresh policy")
-    axes[1, 3].axis("off")
-    axes[1, 3].legend(*axes[0, 0].get_legend_handles_labels(), loc="center", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=120)
+    figure.legend(
+        *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
+    )
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
