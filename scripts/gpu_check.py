@@ -1,8 +1,9 @@
 """Check and measure this package on a CUDA machine; prints tables, writes JSON.
 
-Four parts: the two physics engines agree; the engine can be recorded into a CUDA graph of torch; control steps per
-second, raw graph launches beside BatchedEnv; RL² meta-trains to a stated return. Exit code 0 if all checks hold, 1 if
-one does not, 2 without CUDA.
+Five parts: the two physics engines agree; the engine can be recorded into a CUDA graph of torch; control steps per
+second, raw graph launches beside BatchedEnv; RL² meta-trains to a stated return; MAML-TRPO and a learned loss make a
+few meta-iterations, timed, after which inner steps improve the return. Exit code 0 if all checks hold, 1 if one does
+not, 2 without CUDA.
 
     python scripts/gpu_check.py
     python scripts/gpu_check.py --device cpu    # the same checks at small sizes, on warp's CPU device
@@ -30,6 +31,7 @@ from metarl.config import RunConfig
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.evaluate import evaluate
 from metarl.learners import preset
+from metarl.log import read_metrics
 from metarl.physics import Engine
 from metarl.physics.batch_engine import BatchEngine
 from metarl.physics.warp_engine import WarpEngine
@@ -42,6 +44,7 @@ PARITY_STEPS = 20
 # errors of 1e-7 grow to 1e-2 in a second. So the median world is judged.
 PARITY_TOLERANCE = 1e-3
 STEPS_PER_ROUND = 20
+ADAPTATION = (("maml-trpo", "point-navigation"), ("learned-loss", "reach-robots"))
 
 
 def main() -> None:
@@ -114,7 +117,19 @@ def main() -> None:
             for k, (value, (low, high)) in enumerate(zip(learning["iqm_return"], learning["ci95_return"], strict=True))
         ],
     )
-    checks = {"parity": parity, "capture": capture, "learning": [learning]}
+    adaptation = [check_adaptation(*pair, arguments.device, is_gpu) for pair in ADAPTATION]
+    show(
+        "learners that adapt by inner steps",
+        ("algorithm", "environment", "tasks", "meta-iterations/s", "return before", "after", ""),
+        [
+            (
+                *(r["algorithm"], r["env"], str(r["num_tasks"]), f"{r['iterations_per_s']:.2f}"),
+                *(f"{r['iqm_return'][0]:.1f}", f"{r['iqm_return'][-1]:.1f}", "ok" if r["ok"] else "WRONG"),
+            )
+            for r in adaptation
+        ],
+    )
+    checks = {"parity": parity, "capture": capture, "learning": [learning], "adaptation": adaptation}
     save(arguments.out, {"device": str(device), **checks, "rates": rates})
     wrong = [f"{part} on {r['env']}" for part, results in checks.items() for r in results if not r["ok"]]
     print("all checks hold" if not wrong else f"NOT as stated: {', '.join(wrong)}")
@@ -249,6 +264,37 @@ def check_learning(arguments: argparse.Namespace, is_gpu: bool) -> dict[str, Any
         "ci95_return": evaluation.ci95_return,
         "failed": evaluation.failed_worlds,
         "ok": outcome.finished and (reached or not is_gpu),
+    }
+
+
+def check_adaptation(algorithm: str, env: str, device: str, is_gpu: bool) -> dict[str, Any]:
+    """A few meta-iterations of a learner that adapts by inner steps, all tasks at once, and what they are worth."""
+    settings = preset(algorithm, env)
+    num_tasks, num_updates = (256, 30) if is_gpu else (4, 3)
+    horizon = envs.make_spec(env).horizon
+    steps = num_tasks * settings.episodes_per_task * settings.episodes_per_trial * horizon
+    settings = replace(settings, meta_batch_size=num_tasks, total_steps=num_updates * steps)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = train(RunConfig(algorithm, env, settings, device=device), Path(folder) / "run", validate_every=0)
+        seconds = [m["time_collect_s"] + m["time_update_s"] for m in read_metrics(outcome.folder / "metrics.jsonl")]
+        run = load_run(outcome.folder, device)
+        evaluation = evaluate(
+            run.learner,
+            run.spec,
+            algorithm=algorithm,
+            num_episodes=settings.episodes_per_trial,
+            episodes_per_task=settings.episodes_per_task,
+            device=device,
+        )
+    gained = evaluation.iqm_return[-1] > evaluation.iqm_return[0]
+    return {
+        "algorithm": algorithm,
+        "env": env,
+        "num_tasks": num_tasks,
+        "iterations_per_s": 1 / median(seconds),
+        "iqm_return": evaluation.iqm_return,
+        "failed": evaluation.failed_worlds,
+        "ok": outcome.finished and gained,
     }
 
 
