@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from metarl.env import EnvSpec
-from metarl.errors import ConfigError, UnknownNameError
+from metarl.errors import ConfigError, UnknownNameError, closest
 from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
 from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_of, is_formula
 from metarl.losses.hand_designed import HandDesign, HandDesigned
@@ -110,9 +110,11 @@ def signal_columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
         ConfigError: the environment does not give one of them.
     """
     given = () if spec.signals is None else spec.signals.names
-    for name in wanted:
-        if name not in given:
-            raise ConfigError(f"the loss reads the signal {UnknownNameError(f'signal of {spec.name}', name, given)}")
+    if missing := [name for name in wanted if name not in given]:
+        raise ConfigError(
+            f"the loss reads signals that {spec.name} does not give: {', '.join(missing)}.{closest(missing[0], given)} "
+            f"Available: {', '.join(given) or 'none'}."
+        )
     return [given.index(name) for name in wanted]
 
 
