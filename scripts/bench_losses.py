@@ -87,10 +87,11 @@ Distances = dict[str, NDArray]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="a contender is judged on those it has")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--only", nargs="+", help=f"some of: {', '.join([*LEARNED, *ORIENTATION])}")
     parser.add_argument("--few-seeds", type=int, default=3, help="of all but the contenders that matter most")
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
+    parser.add_argument("--judge-only", action="store_true", help="take the runs that are finished, train none")
     parser.add_argument("--preset", default="default", help="of learned-loss")
     parser.add_argument("--num-tasks", type=int, default=64, help="of each split")
     parser.add_argument("--runs", type=Path, default=Path("runs/losses"))
@@ -150,7 +151,7 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
     for name in {*best.values(), "dense"}:
         distances[name] = judge(fixed(chosen[name], arguments.seeds), columns)
     for name, of_seeds in runs.items():
-        if name in ORIENTATION:
+        if name in ORIENTATION or not of_seeds:
             continue
         learners = [run.learner for run in of_seeds]
         by_updates, tuned[name] = tune_factor(learners, arguments.num_tasks)
@@ -331,7 +332,7 @@ def long_lives(
         if name == "dense":
             tried = [[LearnedLossLearner(spec, replace(dense, inner_lr=size), 0)] for size in STEP_SIZES]
             tried = [learners * arguments.few_seeds for learners in tried]
-        elif name in runs:
+        elif runs.get(name):
             first = [run.learner for run in runs[name][: arguments.few_seeds]]
             tried = [[scaled(learner, factor) for learner in first] for factor in FACTORS]
         else:

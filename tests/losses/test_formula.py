@@ -293,7 +293,7 @@ def test_a_formula_reads_the_signals_that_it_names():
         gae_lambda=0.5,
     )
     assert inner.signals == ("closing_speed",)
-    with pytest.raises(ConfigError, match="unknown signal of reaching 'wind'"):
+    with pytest.raises(ConfigError, match="signals that reaching does not give: wind"):
         source = json.dumps(formula(signals=("wind",), expression="wind").to_json())
         LearnedLossLearner(spec, LearnedLossConfig(loss=f"formula:{source}"), 0)
 
