@@ -101,7 +101,8 @@ class LearnedLoss:
         return LearnedLoss(
             kind=learner.config.loss,
             role=role,
-            signals=learner.loss.inner.signals,
+            # A drift reads none: the reward that it was trained on stays behind.
+            signals=() if role == "drift" else learner.loss.inner.signals,
             loss=learner.loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
             parameters={name: value.to(device) for name, value in parameters.items()},
