@@ -24,6 +24,7 @@ from reproduce import describe, returns_of, trained
 from metarl.config import RunConfig
 from metarl.errors import MetarlError
 from metarl.evaluate import evaluate
+from metarl.learned_loss import PREFIX
 from metarl.learners import preset
 from metarl.log import read_metrics
 from metarl.losses.policy_objective import policy_objective
@@ -76,7 +77,8 @@ def main() -> None:
 def configuration(arguments: argparse.Namespace, loss: str, seed: int) -> RunConfig:
     """The preset of PPO with another loss and length."""
     start = preset("ppo", arguments.env)
-    policy_objective(loss, start.clip)  # an unknown name is told before the first contender has trained
+    if not loss.startswith(PREFIX):
+        policy_objective(loss, start.clip)  # an unknown name is told before the first contender has trained
     num_worlds = arguments.num_worlds or start.num_worlds
     settings = replace(start, loss=loss, total_steps=arguments.total_steps, num_worlds=num_worlds)
     device, num_train_tasks = resolve_device(arguments.device), arguments.num_train_tasks
