@@ -9,6 +9,7 @@ from typing import Any
 from metarl.config_json import config_from_json, config_to_json
 from metarl.errors import ConfigError
 from metarl.learners import settings_type
+from metarl.losses.formula import self_contained
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,14 @@ class RunConfig:
             )
 
     def self_contained(self) -> RunConfig:
-        """The same configuration with the content of the files that its settings name, so that it needs none."""
-        read = getattr(self.settings, "self_contained", None)
-        return self if read is None else replace(self, settings=read())
+        """The same configuration with the content of the formula files that its settings name, so that it needs none.
+
+        Raises:
+            ConfigError: a file that is missing, or no formula.
+        """
+        named = {name: value for name, value in vars(self.settings).items() if isinstance(value, str)}
+        contained = {name: self_contained(value) for name, value in named.items()}
+        return replace(self, settings=replace(self.settings, **contained))
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that `from_json` turns back into an equal configuration."""

@@ -3,8 +3,7 @@
     loss = LearnedLoss.load("runs/learned-loss-reach-robots-seed0")
     reward = loss.reward(before, after, effort, feedback, ended)
 
-A learner's setting names a loss as `learned:RUN` (`PREFIX`). The run that trains with it keeps a copy in its folder
-(`FOLDER`), itself a run folder with one checkpoint, so that it needs the first one no longer (`metarl.run.build`).
+The settings of learners have names for them (`metarl.named_loss`).
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.losses.adaptive import AdaptiveLoss, PolicyGradientLoss
 from metarl.losses.drift import learned_drift, mirror_objective
+from metarl.losses.formula import Formula, read_formula
 from metarl.losses.hand_designed import HandDesigned
 from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_drift import LearnedDrift
@@ -35,19 +35,36 @@ from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.policy_objective import policy_objective
 from metarl.losses.support import Support, effort_of
+from metarl.losses.table import formula_credit
 from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
 from metarl.types import Rollout
 
-PREFIX = "learned:"
-FOLDER = "loss"
 _ALGORITHM = "learned-loss"
 _TYPICAL_TASKS = 16
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
 Role = Literal["reward", "advantage", "drift"]
+
+
+@dataclass(frozen=True)
+class LossRun:
+    """Where a meta-learned loss is from.
+
+    Attributes:
+        config: config.json of its run.
+        checkpoint: of that run.
+    """
+
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+
+    def save(self, path: Path) -> None:
+        """Write a run folder that `LearnedLoss.load` reads, with nothing but this checkpoint."""
+        with start_run(path, self.config) as run:
+            save_checkpoint(run.checkpoints, self.checkpoint.step, self.checkpoint.tensors, self.checkpoint.state)
 
 
 @dataclass(frozen=True)
@@ -62,8 +79,7 @@ class LearnedLoss:
         meta_parameters: what was meta-learned.
         parameters: those of the inner loss for one task. After `load` that is the typical one: they are modulated by
             the mean encoding of training tasks of its own environment, as fresh policies experience them.
-        config: config.json of its run.
-        checkpoint: where it came from.
+        source: where it came from.
     """
 
     kind: str
@@ -72,8 +88,7 @@ class LearnedLoss:
     loss: AdaptiveLoss
     meta_parameters: Mapping[str, Tensor]
     parameters: Mapping[str, Tensor]
-    config: Mapping[str, Any]
-    checkpoint: Checkpoint
+    source: LossRun | Formula
 
     @staticmethod
     def load(path: Path | str, device: str | torch.device = "cpu") -> LearnedLoss:
@@ -106,14 +121,30 @@ class LearnedLoss:
             loss=learner.loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
             parameters={name: value.to(device) for name, value in parameters.items()},
-            config=run.config,
-            checkpoint=checkpoint,
+            source=LossRun(run.config, checkpoint),
         )
 
-    def save(self, path: Path) -> None:
-        """Write a run folder that `load` reads, with nothing but this checkpoint."""
-        with start_run(path, self.config) as run:
-            save_checkpoint(run.checkpoints, self.checkpoint.step, self.checkpoint.tensors, self.checkpoint.state)
+    @staticmethod
+    def from_formula(source: Path | str, device: str | torch.device = "cpu") -> LearnedLoss:
+        """Read a formula file, as `metarl explain` writes it, or its content (`read_formula`).
+
+        Raises:
+            ConfigError: the file is missing, or says anything that a formula file does not.
+        """
+        formula = read_formula(str(source))
+        # Credit within the loss, which alone counts steps, is the learner's own here.
+        inner = PolicyGradientLoss(formula_credit(formula, horizon=1, lambda_anneal_steps=0))
+        loss = AdaptiveLoss(inner, len(formula.step_sizes), formula.step_sizes, adapts_to_task=False)
+        meta = loss.initial_parameters(torch.Generator())
+        return LearnedLoss(
+            kind=formula.loss,
+            role="advantage" if formula.loss == "advantage" else "reward",
+            signals=formula.signals,
+            loss=loss,
+            meta_parameters={name: value.to(device) for name, value in meta.items()},
+            parameters={},
+            source=formula,
+        )
 
     def of_task(self, support: Support) -> LearnedLoss:
         """The same loss, modulated for the task that a first batch of experience was taken on (`LossOnEnv.support`)."""
@@ -133,8 +164,9 @@ class LearnedLoss:
 
     def discount(self, usual: float) -> float:
         """The discount of later rewards that a learner is to take instead of its usual one: the decay that a reward
-        learned, of which it is a part; other losses go with any."""
-        return float(self.parameters["decay"].sigmoid()) if "decay" in self.parameters else usual
+        learned or that its formula says, of which it is a part; other losses go with any."""
+        credit = self.loss.inner.credit if isinstance(self.loss.inner, PolicyGradientLoss) else None
+        return float(credit.decay(self.parameters)) if isinstance(credit, LearnedReward) else usual
 
     def reward(self, before: Array, after: Array, effort: Array, feedback: Array, ended: Array) -> Array:
         """Shape rewards.
@@ -150,7 +182,7 @@ class LearnedLoss:
             (...,) float32, a tensor or an array as the arguments are.
 
         Raises:
-            ConfigError: it is an advantage or a drift.
+            ConfigError: it is an advantage or a drift, or a formula that has no value at one of the steps.
         """
         inner = self.loss.inner
         if not isinstance(inner, PolicyGradientLoss) or isinstance(inner.credit, LearnedAdvantage):
@@ -158,6 +190,7 @@ class LearnedLoss:
         assert isinstance(inner.credit, LearnedReward | LearnedPotential | HandDesigned)  # as `_role` says
         support = self._steps(before, after, effort, feedback, ended)
         shaped = inner.credit.reward(self.parameters, support).view(tuple(feedback.shape))
+        self._require_value(shaped, support)
         return shaped if isinstance(feedback, Tensor) else shaped.cpu().numpy()
 
     def advantage(self, before: Array, after: Array, effort: Array, counts: Array) -> Array:
@@ -168,7 +201,7 @@ class LearnedLoss:
             counts: (...,) bool, the steps over which advantages have mean 0 and deviation 1; elsewhere they are 0.
 
         Raises:
-            ConfigError: it is no advantage.
+            ConfigError: it is no advantage, or a formula that has no value at one of the steps.
         """
         inner = self.loss.inner
         if not (isinstance(inner, PolicyGradientLoss) and isinstance(inner.credit, LearnedAdvantage)):
@@ -179,6 +212,7 @@ class LearnedLoss:
         support = support._replace(weight=weight / weight.sum().clamp(min=1.0))
         step = torch.zeros((), dtype=torch.int64, device=weight.device)
         judged = inner.credit.advantage(self.parameters, support, step).view(tuple(effort.shape))
+        self._require_value(judged, support)
         return judged if isinstance(effort, Tensor) else judged.cpu().numpy()
 
     def drift(self, log_ratio: Tensor, advantage: Tensor) -> Tensor:
@@ -209,6 +243,15 @@ class LearnedLoss:
             ConfigError: the environment lacks a signal that it reads.
         """
         return LossOnEnv(self, tuple(self.columns(spec)))
+
+    def _require_value(self, values: Tensor, support: Support) -> None:
+        """Refuse a formula that is not defined everywhere: one such step would spoil all that is learned after it."""
+        is_known = torch.cat([support.before, support.after], 1).isfinite().all(1)
+        if isinstance(self.source, Formula) and bool((values.flatten().isnan() & is_known).any()):
+            raise ConfigError(
+                f"the formula {self.source.to_text(3)} has no value in a state that was met: it takes the root or the "
+                "logarithm of a negative number, or divides zero by zero. Guard what is under it with max or abs."
+            )
 
     def _tensor(self, values: Tensor | np.ndarray) -> Tensor:
         device = next(iter(self.meta_parameters.values())).device
@@ -280,35 +323,6 @@ class LossOnEnv:
     def _steps(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         signals = rollout.signals[..., list(self.columns)]  # (K, H + 1, N, S)
         return signals[:, :-1].flatten(0, 1), signals[:, 1:].flatten(0, 1), effort_of(rollout.action)
-
-
-def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
-    """The loss that a learner's setting names as `learned:RUN`; None where it names none.
-
-    Raises:
-        CheckpointError: see `LearnedLoss.load`.
-        ConfigError: the environment lacks a signal that the loss reads.
-    """
-    if not setting.startswith(PREFIX):
-        return None
-    return LearnedLoss.load(setting.removeprefix(PREFIX), device).with_discount(discount).on(spec)
-
-
-def named_reward(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
-    """The loss that a setting names as `learned:RUN` and that shapes rewards; None for "own".
-
-    Raises:
-        UnknownNameError: another name.
-        CheckpointError, ConfigError: see `named_loss`; or the loss shapes no reward.
-    """
-    if setting == "own":
-        return None
-    found = named_loss(setting, spec, discount, device)
-    if found is None:
-        raise UnknownNameError("reward", setting, ("own", f"{PREFIX}RUN"))
-    if found.loss.role != "reward":
-        raise ConfigError(f"{setting} is a learned {found.loss.kind}, which shapes no reward: name a learned reward.")
-    return found
 
 
 def transfer(

@@ -15,9 +15,10 @@ from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import EnvSpec
 from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
-from metarl.learned_loss import FOLDER, PREFIX, transfer
+from metarl.learned_loss import LossRun, transfer
 from metarl.learners import Learner, make_learner
 from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
 
@@ -86,10 +87,10 @@ def build(config: RunConfig, folder: Path | None = None) -> tuple[EnvSpec, Learn
 
 
 def keep_learned_loss(learner: Learner, folder: Path) -> None:
-    """Copy the learned loss that a learner trains with, if any, into its run folder."""
+    """Copy the learned loss that a learner trains with, if any, into its run folder; its config holds a formula."""
     on_env = getattr(learner, "learned_loss", None)
-    if on_env is not None:
-        on_env.loss.save(folder / FOLDER)
+    if on_env is not None and isinstance(on_env.loss.source, LossRun):
+        on_env.loss.source.save(folder / FOLDER)
 
 
 def load_run(path: Path | str, device: str = "auto") -> LoadedRun:

@@ -181,7 +181,8 @@ def test_ppo_takes_a_loss_and_one_task(tmp_path, refused):
     config = read_config(open_run(tmp_path / "run").config, tmp_path / "run")
     assert (config.settings.loss, config.settings.memory, config.num_train_tasks) == ("dpo", False, 1)
     line = refused("train", "ppo", "--env", "bandit", "--loss", "dop", "--out", tmp_path / "x")
-    assert "unknown loss 'dop'. Did you mean 'dpo'? Available: clip, dpo." in line and not (tmp_path / "x").exists()
+    assert "Did you mean 'dpo'? Available: clip, dpo, formula:FILE, learned:RUN." in line
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_a_comparison_cannot_do_is_one_line(trained, gradient, tmp_path, refused):

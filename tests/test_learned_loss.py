@@ -408,7 +408,9 @@ def test_a_loss_that_shapes_no_reward_is_no_inner_reward(runs):
     for kind in ("advantage", "drift"):
         with pytest.raises(ConfigError, match=f"is a learned {kind}, which shapes no reward"):
             trial_and_batch(MAMLTRPO, f"learned:{runs / kind}")
-    with pytest.raises(UnknownNameError, match=r"unknown reward 'learnt:x'\..* Available: learned:RUN, own\."):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown reward 'learnt:x'\..* Available: formula:FILE, learned:RUN, own\."
+    ):
         trial_and_batch(MAMLTRPO, "learnt:x")
     with pytest.raises(ConfigError, match="hidden-target does not give: log_distance"):
         MAMLTRPO(hidden_target(), MAMLTRPOConfig(**MAML, inner_reward=f"learned:{runs / 'reward'}"), 0)

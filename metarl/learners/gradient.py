@@ -17,9 +17,9 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
-from metarl.learned_loss import named_reward
 from metarl.learners.part_threads import PartThreads
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
+from metarl.named_loss import named_reward
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
@@ -68,7 +68,7 @@ class GradientConfig:
     """Loss of the inner steps: MAML's, ProMP's, or DiCE."""
     inner_reward: str = "own"
     """What inner steps maximise: own, the environment's reward, or learned:RUN, feedback as the loss of a run of
-    learned-loss shapes it. The outer objective keeps the environment's reward."""
+    learned-loss shapes it, or formula:FILE, as a formula does. The outer objective keeps the environment's reward."""
     hidden_dims: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers."""
     activation: Literal["tanh", "relu"] = "tanh"

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from metarl.errors import ConfigError
-from metarl.losses.formula import self_contained
 from metarl.losses.hand_designed import HandDesign
 from metarl.losses.table import check_loss_name
 
@@ -123,7 +122,3 @@ class LearnedLossConfig:
     def episodes_per_trial(self) -> int:
         """Phases of a trial."""
         return self.num_inner_steps + 1
-
-    def self_contained(self) -> LearnedLossConfig:
-        """The same settings without reference to a file."""
-        return replace(self, loss=self_contained(self.loss))

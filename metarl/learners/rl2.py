@@ -20,8 +20,8 @@ from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
-from metarl.learned_loss import named_loss
 from metarl.losses.policy_objective import policy_objective
+from metarl.named_loss import named_loss
 from metarl.nets.actor_critic import ActorCritic
 from metarl.nets.side_by_side import side_by_side
 from metarl.rl.ppo import normalize_advantage, ppo_loss
@@ -67,7 +67,8 @@ class RL2Config:
     """The last step of a trial is a time limit, not an end: its value counts."""
     loss: str = "clip"
     """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip. Or
-    learned:RUN, the loss of a run of learned-loss: its reward in place of the environment's, or its drift."""
+    learned:RUN, the loss of a run of learned-loss: its reward in place of the environment's, or its drift. Or
+    formula:FILE, a formula that explain found, in the same way."""
     clip: float = 0.2
     """Half-width of PPO's clipping interval."""
     entropy_coef: float = 0.0
@@ -128,7 +129,7 @@ class RL2:
         device: of the network.
 
     Attributes:
-        learned_loss: the loss of `learned:RUN`, None where the setting `loss` is another.
+        learned_loss: the loss of `learned:RUN` or `formula:FILE`, None where the setting `loss` is another.
         discount: of later rewards.
 
     Raises:

@@ -24,5 +24,5 @@ def policy_objective(loss: str, clip: float) -> PolicyObjective:
         "dpo": partial(mirror_objective, drift=dpo_drift),
     }
     if loss not in objectives:
-        raise UnknownNameError("loss", loss, [*objectives, "learned:RUN"])
+        raise UnknownNameError("loss", loss, [*objectives, "learned:RUN", "formula:FILE"])
     return objectives[loss]

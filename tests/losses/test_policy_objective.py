@@ -49,7 +49,7 @@ def test_dpo_changes_the_policy_loss_alone():
 
 def test_an_unknown_loss_is_refused_before_anything_is_trained():
     with pytest.raises(
-        UnknownNameError, match=r"loss 'dop'\. Did you mean 'dpo'\? Available: clip, dpo, learned:RUN\."
+        UnknownNameError, match=r"loss 'dop'\. Did you mean 'dpo'\? Available: clip, dpo, formula:FILE, learned:RUN\."
     ):
         RL2(hidden_target(), replace(SMALL, loss="dop"), 0)
 
