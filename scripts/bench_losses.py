@@ -29,6 +29,7 @@ from reproduce import describe, trained
 from torch import Tensor
 
 import envs
+from metarl.checkpoint import has_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
@@ -117,10 +118,15 @@ def runs_of(name: str, arguments: argparse.Namespace) -> list[LoadedRun]:
         has_all = name.startswith(("learned reward", "dense"))
         seeds = arguments.seeds if has_all or arguments.train_only else arguments.seeds[: arguments.few_seeds]
     label = "-".join(name.replace(",", "").replace("(", "").replace(")", "").split())
-    return [
-        trained(arguments.runs / f"{label}-seed{seed}", RunConfig(algorithm, ENV, settings, seed=seed))
-        for seed in seeds
-    ]
+    folders = {seed: arguments.runs / f"{label}-seed{seed}" for seed in seeds}
+    if arguments.judge_only:
+        folders = {seed: folder for seed, folder in folders.items() if _is_finished(folder, settings.total_steps)}
+    return [trained(folder, RunConfig(algorithm, ENV, settings, seed=seed)) for seed, folder in folders.items()]
+
+
+def _is_finished(folder: Path, total_steps: int) -> bool:
+    checkpoints = folder / "checkpoints"
+    return has_checkpoint(checkpoints) and newest_checkpoint(checkpoints).state["env_steps"] >= total_steps
 
 
 def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]]) -> None:
