@@ -24,7 +24,7 @@ from reproduce import describe, returns_of, trained
 from metarl.config import RunConfig
 from metarl.errors import MetarlError
 from metarl.evaluate import evaluate
-from metarl.learned_loss import PREFIX
+from metarl.named_loss import PREFIX
 from metarl.learners import preset
 from metarl.log import read_metrics
 from metarl.losses.policy_objective import policy_objective
