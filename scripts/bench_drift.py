@@ -24,10 +24,10 @@ from reproduce import describe, returns_of, trained
 from metarl.config import RunConfig
 from metarl.errors import MetarlError
 from metarl.evaluate import evaluate
-from metarl.named_loss import PREFIX
 from metarl.learners import preset
 from metarl.log import read_metrics
 from metarl.losses.policy_objective import policy_objective
+from metarl.named_loss import PREFIX
 from metarl.plots import learning_curve
 from metarl.run import LoadedRun, resolve_device
 from metarl.statistics import bootstrap, bootstrap_difference
