@@ -131,10 +131,11 @@ def trained(tmp_path_factory):
     from metarl.config import RunConfig
     from metarl.train import train
 
-    envs.register("reaching-probe", lambda: reaching(HORIZON))
-    out = tmp_path_factory.mktemp("explain") / "run"
-    train(RunConfig("learned-loss", "reaching-probe", SMALL), out, validate_every=0, console=False)
-    return out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(envs, "_REGISTERED", {"reaching-probe": lambda: reaching(HORIZON)})
+        out = tmp_path_factory.mktemp("explain") / "run"
+        train(RunConfig("learned-loss", "reaching-probe", SMALL), out, validate_every=0, console=False)
+        yield out
 
 
 def test_the_command_makes_a_page_with_its_pictures_and_numbers(trained, tmp_path, capsys):

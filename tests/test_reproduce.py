@@ -12,7 +12,6 @@ import envs
 from metarl.evaluate import evaluate
 from metarl.learners import preset
 from metarl.run import load_run
-from metarl.tasks import SPLITS
 
 ROOT = Path(__file__).parents[1]
 NAME = "bandit-k5-n10"
@@ -119,7 +118,7 @@ def test_every_target_names_an_environment_and_presets_that_exist(scripts):
     from _targets import TARGETS, classical_strategies
 
     for name, target in TARGETS.items():
-        assert {"test"} <= set(envs.make_spec(target.env).tasks.splits()) <= set(SPLITS)
+        assert "test" in envs.make_spec(target.env).tasks.splits()
         episodes = {algorithm: preset(algorithm, target.env, target.preset) for algorithm in target.algorithms}
         assert target.algorithms[0] in ("rl2", "maml-trpo"), name
         if target.algorithms[0] == "rl2":
