@@ -22,7 +22,7 @@ from torch import Tensor
 from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from metarl.config_json import config_from_json
 from metarl.env import BatchedEnv, EnvSpec, Signals
-from metarl.errors import CheckpointError, ConfigError, MetarlError, UnknownNameError, closest
+from metarl.errors import CheckpointError, ConfigError, MetarlError, UnknownNameError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.losses.adaptive import AdaptiveLoss, PolicyGradientLoss
@@ -35,7 +35,7 @@ from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.policy_objective import policy_objective
 from metarl.losses.support import Support, effort_of
-from metarl.losses.table import formula_credit
+from metarl.losses.table import formula_credit, signal_columns
 from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
@@ -231,10 +231,7 @@ class LearnedLoss:
         Raises:
             ConfigError: the environment lacks one, which is named.
         """
-        given = () if spec.signals is None else spec.signals.names
-        if missing := [name for name in self.signals if name not in given]:
-            raise ConfigError(_missing_signals(spec.name, missing, given))
-        return [given.index(name) for name in self.signals]
+        return signal_columns(spec, self.signals)
 
     def on(self, spec: EnvSpec) -> LossOnEnv:
         """The loss for rollouts in an environment.
@@ -364,19 +361,10 @@ def transfer(
 def _with_signals(spec: EnvSpec, wanted: tuple[str, ...]) -> EnvSpec:
     """An environment whose signals are the wanted ones, in their order."""
     given = () if spec.signals is None else spec.signals.names
-    if missing := [name for name in wanted if name not in given]:
-        raise ConfigError(_missing_signals(spec.name, missing, given))
+    signal_columns(spec, wanted)  # refuses an environment that lacks one
     if spec.signals is None or given == wanted:
         return spec
     return dataclasses.replace(spec, signals=Signals(wanted, spec.signals.compute, spec.signals.feedback))
-
-
-def _missing_signals(env: str, missing: list[str], given: tuple[str, ...]) -> str:
-    near = closest(missing[0], given)
-    return (
-        f"the loss reads signals that {env} does not give: {', '.join(missing)}.{near} "
-        f"Available: {', '.join(given) or 'none'}."
-    )
 
 
 def _refuse_others(path: Path, algorithm: object) -> None:
