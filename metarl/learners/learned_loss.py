@@ -2,8 +2,8 @@
 
 For each task of a meta-batch a fresh random policy makes K updates with the loss, each on E episodes of its own. The
 outer step asks how the true return after each update would change with the loss: the gradient runs through all K
-updates (of all tasks at once, by `torch.func`), and through the actions' likelihood into the return. How the loss
-changes what is experienced is left out of that gradient, as in LPG and NoRML.
+updates (of all tasks at once, by `torch.func`), and into the return through the actions' likelihood or through the
+dynamics. How the loss changes what is experienced is left out of that gradient, as in LPG and NoRML.
 
 Nothing of most trained losses depends on the robot: their inputs are signals (`EnvSpec.signals`), so they can train
 policies of other shapes on robots that they never saw (`transfer`). `ml3` and learned offsets fit one robot alone.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from metarl.env import EnvSpec, Noise
+from metarl.errors import ConfigError
 from metarl.nets.distributions import ActionDistribution
 
 _MIN_STD = 1e-3
@@ -37,6 +38,9 @@ def pathwise_gradient(
         num_episodes: E.
         generator: of starts and actions.
 
+    Raises:
+        ConfigError: the reward does not depend differentiably on the actions.
+
     Returns:
         Gradients to ascend on, (B, ...) by name.
     """
@@ -64,5 +68,7 @@ def pathwise_gradient(
         returns = total.unflatten(0, (len(task), num_episodes))  # (B, E)
         scale = returns.detach().std(1, correction=0).clamp(min=_MIN_STD)
         objective = (returns.mean(1) / scale).sum()
+        if not objective.requires_grad:
+            raise ConfigError(f"the reward of {spec.name} is no differentiable function of actions. Take score.")
         slopes = torch.autograd.grad(objective, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, slopes, strict=True))

@@ -228,6 +228,15 @@ def test_memory_is_flat_over_a_thousand_meta_steps():
     assert max(alive.values()) - min(alive.values()) <= 5, alive
 
 
+def test_a_reward_without_a_slope_is_refused_where_the_gradient_goes_through_the_dynamics():
+    def step(task, data, state, action, noise):
+        return SPEC.step(task, data, state, action.detach().sign(), noise)
+
+    learner, _, rollout = collected(SMALL, replace(SPEC, step=step))
+    with pytest.raises(ConfigError, match="no differentiable function of actions"):
+        learner.update(rollout, 0.0)
+
+
 def test_signals_that_an_environment_lacks_are_named():
     with pytest.raises(ConfigError, match="log_distance"):
         LearnedLossLearner(envs.make_spec("half-cheetah-dir"), replace(SMALL, loss="dense"), 0)
