@@ -73,8 +73,9 @@ def evaluate(arguments: list[str]) -> int:
     """`metarl evaluate`."""
     options = parse(EvaluateOptions, "evaluate", arguments)
 
-    from metarl.evaluate import axis_of, table
+    from metarl.evaluate import axis_of, metrics_table, table
     from metarl.evaluate import evaluate as run_evaluation
+    from metarl.expert import Expert
     from metarl.learners.random_policy import RandomPolicy
     from metarl.plots import adaptation_curve
     from metarl.run import load_run, on_env
@@ -110,6 +111,8 @@ def evaluate(arguments: list[str]) -> int:
             deterministic=False if options.stochastic else None,
             **protocol,
         )
+    if run.spec.expert is not None:
+        evaluations["expert"] = run_evaluation(Expert(), run.spec, algorithm="expert", **protocol)
     random = RandomPolicy(run.spec)
     evaluations["random"] = run_evaluation(random, run.spec, algorithm="random", deterministic=False, **protocol)
     first, *references = evaluations
@@ -119,6 +122,8 @@ def evaluate(arguments: list[str]) -> int:
     picture, _ = adaptation_curve(plot_path, evaluations, **axis_of(evaluations[first].adapts_by))
     # Last, because a reader that leaves early, as `head` does, ends the program.
     _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
+    if rows := metrics_table(evaluations):
+        _print_table(rows, "means over tasks")
     _console.print(f"wrote {json_path} and {picture}")
     return 0
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from metarl.errors import SpecError
 from metarl.physics import Engine, make_engine
+from metarl.physics.engine import STATE_FIELDS
 from metarl.probe import probe_spec
 from metarl.seeding import make_generator
 from metarl.tasks import TaskDistribution
@@ -75,7 +76,8 @@ class Physics:
         model: the compiled model, shared by all worlds.
         num_substeps: physics steps per control step.
         data_fields: fields of mjData that the environment's functions read (`data[name]`).
-        model_fields: fields of mjModel that differ between tasks, written by `configure`.
+        model_fields: fields of mjModel that differ between tasks, written by `configure`; `EnvSpec.control` may
+            write them too, at every step, if nothing else of the model is derived from them (limits of forces, gains).
         configure: (task, defaults) -> {field: (N, ...)}, the model fields of each world; `defaults`
             maps each of `model_fields` to its compiled value. Called once per trial.
         uses_set_const: recompute derived constants after `configure` (masses, inertias, sizes, positions).
@@ -141,6 +143,21 @@ class Signals:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """Numbers that tell more of an episode than its return: lap time, collisions.
+
+    Attributes:
+        names: of the M numbers, with their units, such as "lap_time_s".
+        compute: (task, data, state) -> (N, M) float32, read once after the last step of an episode. Worlds whose
+            episode ended early go on until then, so the state has to keep what belongs to the episode. NaN: does not
+            apply, such as the lap time without a lap; evaluation leaves it out of means.
+    """
+
+    names: tuple[str, ...]
+    compute: Callable[[Arrays, Arrays, Arrays], Tensor]
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """A task distribution and its dynamics, as pure functions over batched tensors.
 
@@ -157,12 +174,15 @@ class EnvSpec:
         observe: (task, data, state) -> (N, O) float32, a new tensor (`data` changes in place).
         step: (task, data, state, action, noise) -> Outcome; `data` is from after the physics step.
         control: (task, data, state, action) -> MuJoCo state fields to write before the physics step,
-            usually {"ctrl": (N, nu)}; None without physics.
+            usually {"ctrl": (N, nu)}, and any of `physics.model_fields`; None without physics.
         derive: task -> {name: (N, ...)}, tables computed once per trial and merged into `task`.
         reset_noise, step_noise: how many (uniform, normal) numbers `reset` and `step` want per world.
         physics: None for environments that need no simulation.
         drawing: how to draw an environment without physics; None: it has nothing to show.
         signals: what learned losses read; None: only those that read no state can be used.
+        metrics: what evaluation reports beside return and success; None: nothing.
+        expert: (task, obs) -> action, a scripted policy that is told the task (with the tables of `derive`): proof that
+            the tasks can be solved, and the upper reference of evaluation; None: there is none.
         samples_actions: evaluation and videos sample the policy's actions, because acting at random is part of
             solving the task; elsewhere they take the likeliest.
         description: one line for `metarl list`.
@@ -183,6 +203,8 @@ class EnvSpec:
     physics: Physics | None = None
     drawing: Drawing | None = None
     signals: Signals | None = None
+    metrics: Metrics | None = None
+    expert: Callable[[Arrays, Tensor], Tensor] | None = None
     samples_actions: bool = False
     description: str = ""
 
@@ -329,7 +351,10 @@ class BatchedEnv:
         valid = self._running
         if self.engine is not None and self.spec.control is not None:
             for name, value in self.spec.control(self._task, self._data, self._state, action).items():
-                self.engine.write(name, value)
+                if name in STATE_FIELDS:
+                    self.engine.write(name, value)
+                else:
+                    self.engine.set_model_field(name, value, every_step=True)
             self.engine.step()
         noise = self._draw(self.spec.step_noise)
         outcome = self.spec.step(self._task, self._data, self._state, action, noise)
@@ -366,6 +391,18 @@ class BatchedEnv:
         if signals.feedback is not None:
             feedback = signals.feedback(self._task, self._data, self._state).nan_to_num(0.0, 0.0, 0.0)
         return values.nan_to_num(0.0, 0.0, 0.0), feedback
+
+    def metrics(self) -> Tensor:
+        """What `EnvSpec.metrics` says of the episode so far, (N, M) float32; M = 0 where it is None."""
+        if self.spec.metrics is None:
+            return self._no_noise
+        return self.spec.metrics.compute(self._task, self._data, self._state)
+
+    def expert_action(self) -> Tensor:
+        """What the scripted expert does now, (N, A); a SpecError where the environment has none."""
+        if self.spec.expert is None:
+            raise SpecError(f"{self.spec.name} has no scripted expert.")
+        return self.spec.expert(self._task, self._obs)
 
     def pose(self) -> dict[str, Tensor]:
         """What a picture of the worlds needs: "qpos", and "mocap_pos", "mocap_quat" where there are any, (N, ...)."""

@@ -45,6 +45,7 @@ class Evaluation:
             errors are NaN for a single task.
         success_rate: K rates, or None.
         failed_worlds: how many of the B simulations diverged.
+        metrics: for each of `EnvSpec.metrics`, K means over the tasks that it applies to, None where there are none.
     """
 
     env: str
@@ -66,6 +67,7 @@ class Evaluation:
     stderr_return: list[float]
     success_rate: list[float] | None
     failed_worlds: int
+    metrics: dict[str, list[float | None]]
 
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; the standard errors are null for a single task."""
@@ -184,7 +186,30 @@ def _summarise(
         stderr_return=stderr.tolist(),
         success_rate=None if success is None else success.mean(0).tolist(),
         failed_worlds=int(rollout.failed.any(0).sum()),
+        metrics=_metrics(rollout, env),
     )
+
+
+def _metrics(rollout: Rollout, env: BatchedEnv) -> dict[str, list[float | None]]:
+    names = () if env.spec.metrics is None else env.spec.metrics.names
+    means = rollout.metrics.double().nanmean(1).T.tolist()  # (M, K)
+    return {
+        name: [None if math.isnan(value) else value for value in row] for name, row in zip(names, means, strict=True)
+    }
+
+
+def metrics_table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:
+    """Rows of text, header first: the metrics of each label and stage; empty where the environment has none."""
+    names = list(next(iter(evaluations.values())).metrics)
+    if not names:
+        return []
+    rows = [["policy", "stage", *names]]
+    for label, evaluation in evaluations.items():
+        for k in range(evaluation.num_episodes):
+            values = [evaluation.metrics[name][k] for name in names]
+            cells = ["-" if value is None else _short(value) for value in values]
+            rows.append([label if k == 0 else "", stage(evaluation.adapts_by, k), *cells])
+    return rows
 
 
 def table(evaluations: Mapping[str, Evaluation]) -> list[list[str]]:

@@ -64,7 +64,7 @@ def adaptation_curve(
     path: Path,
     curves: Mapping[str, Curve],
     *,
-    references: Collection[str] = ("domain-randomised", "oracle", "random"),
+    references: Collection[str] = ("expert", "domain-randomised", "oracle", "random"),
     x_label: str = "episode of the trial",
     first: int = 1,
     y_label: str = "return (IQM, 95 % interval)",
@@ -111,7 +111,7 @@ def budget_curve(
     path: Path,
     curves: Mapping[str, BudgetCurve],
     *,
-    references: Collection[str] = ("domain-randomised", "oracle"),
+    references: Collection[str] = ("expert", "domain-randomised", "oracle"),
     y_label: str = "return (IQM, 95 % interval)",
     title: str = "",
 ) -> tuple[Path, Path]:

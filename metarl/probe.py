@@ -64,17 +64,28 @@ def probe_spec(
 
     action = _zero_action(spec, probe)
     if spec.control is not None and engine is not None:
-        _write("control", probe, engine, probe.call("control", spec.control, task, data, start.state, action))
+        writes = probe.call("control", spec.control, task, data, start.state, action)
+        _write("control", probe, engine, writes, () if spec.physics is None else spec.physics.model_fields)
         engine.step()
         if bool(engine.failed.all()):
             raise SpecError(f"{spec.name}: the simulation of every world fails in the first step, with zero action.")
     outcome = probe.call("step", spec.step, task, data, start.state, action, draw(spec.step_noise))
     _check_outcome(probe, start.state, outcome)
     _observe(probe, spec, task, data, outcome.state)
+    if spec.metrics is not None:
+        values = probe.call("metrics.compute", spec.metrics.compute, task, data, outcome.state)
+        shape = (probe.num_worlds, len(spec.metrics.names))
+        check_tensor(f"{spec.name}: metrics", values, shape, torch.float32, may_be_nan=True)
+    if spec.expert is not None:
+        obs = spec.observe(task, data, outcome.state)
+        expert = probe.call("expert", spec.expert, task, obs)
+        check_tensor(f"{spec.name}: expert", expert, tuple(action.shape), action.dtype)
     return outcome.success is not None
 
 
-def check_tensor(what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def check_tensor(
+    what: str, value: object, shape: tuple[int, ...], dtype: torch.dtype, *, may_be_nan: bool = False
+) -> None:
     """Check a value that a specification made.
 
     Raises:
@@ -86,7 +97,7 @@ def check_tensor(what: str, value: object, shape: tuple[int, ...], dtype: torch.
         raise SpecError(f"{what} must have shape {shape}, got {tuple(value.shape)}.")
     if value.dtype != dtype:
         raise SpecError(f"{what} must have dtype {dtype}, got {value.dtype}.")
-    if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+    if value.is_floating_point() and not may_be_nan and not bool(torch.isfinite(value).all()):
         raise SpecError(f"{what} contains NaN or infinity.")
 
 
@@ -149,7 +160,7 @@ def _configure(probe: _Probe, spec: EnvSpec, engine: Engine, task: Arrays) -> No
         engine.set_const()
 
 
-def _write(what: str, probe: _Probe, engine: Engine | None, writes: object) -> None:
+def _write(what: str, probe: _Probe, engine: Engine | None, writes: object, model_fields: tuple[str, ...] = ()) -> None:
     probe.named_tensors(what, writes)
     assert isinstance(writes, Mapping)
     if engine is None:
@@ -157,6 +168,11 @@ def _write(what: str, probe: _Probe, engine: Engine | None, writes: object) -> N
             raise SpecError(f"{probe.name}: {what} must be empty without physics, got {sorted(writes)}.")
         return
     for name, value in writes.items():
+        if name in model_fields:
+            shape = (probe.num_worlds, *engine.default_model_field(name).shape)
+            check_tensor(f"{probe.name}: {what} {name!r}", value, shape, torch.float32)
+            engine.set_model_field(name, value, every_step=True)
+            continue
         if name not in STATE_FIELDS:
             raise SpecError(f"{probe.name}: {what}: {UnknownNameError('state field', name, STATE_FIELDS)}")
         check_tensor(f"{probe.name}: {what} {name!r}", value, tuple(engine.data(name).shape), torch.float32)

@@ -53,6 +53,8 @@ class GymSpec:
     horizon: int
     physics: None = None
     derive: None = None
+    metrics: None = None
+    expert: None = None
     samples_actions: bool = False
     description: str = ""
 
@@ -153,6 +155,10 @@ class GymTaskDistribution:
         answers = self._ask("reset", [([seeds[i] for i in world_ids],) for world_ids in self._worlds])
         self._step_count = 0
         return torch.from_numpy(np.concatenate(answers)).to(self.device)
+
+    def metrics(self) -> Tensor:
+        """None, (N, 0): a gymnasium environment has a return and a success only."""
+        return torch.zeros(self.num_worlds, 0, device=self.device)
 
     def step(self, action: Tensor) -> Step:
         """Advance all worlds by one control step.

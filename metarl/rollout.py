@@ -78,7 +78,7 @@ def collect(
     prev_reward = torch.zeros(num_worlds, device=device)
     prev_done = torch.zeros(num_worlds, device=device)
     observations, actions, log_probs, steps, final = [], [], [], [], []
-    signals, feedback = [], []
+    signals, feedback, metrics = [], [], []
     for _ in range(num_episodes):
         obs = env.reset()
         if reads_signals:
@@ -103,6 +103,7 @@ def collect(
             prev_action = encode_action(action, space)
             prev_done = _over(step)
         final.append(obs)
+        metrics.append(env.metrics())
     reward = torch.stack([s.reward for s in steps])
     if not reads_signals:
         signals = [torch.zeros(num_worlds, 0, device=device)] * (num_episodes * (env.spec.horizon + 1))
@@ -120,6 +121,7 @@ def collect(
         valid=torch.stack([s.valid for s in steps]),
         signals=torch.stack(signals).unflatten(0, (num_episodes, -1)),
         feedback=torch.stack(feedback) if reads_signals else reward,
+        metrics=torch.stack(metrics),
         num_episodes=num_episodes,
     )
 

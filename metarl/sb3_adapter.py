@@ -136,7 +136,7 @@ class SB3VecEnv(VecEnv):
             return {}
         if len(given) != self.num_envs:
             raise ConfigError(f"a task must be set for all {self.num_envs} worlds or for none, got {len(given)}.")
-        return {"task": torch.stack([task_row(self._worlds.spec.tasks, task) for task in given])}
+        return {"task": torch.stack([task_row(self._worlds.spec.tasks, task, self._worlds.split) for task in given])}
 
 
 class ShapedRewards(VecEnvWrapper):

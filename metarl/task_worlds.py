@@ -38,14 +38,16 @@ def resolve_spec(env: str | EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
     return env
 
 
-def task_row(tasks: TaskDistribution, task: TaskLike) -> Tensor:
+def task_row(tasks: TaskDistribution, task: TaskLike, split: str) -> Tensor:
     """One task as its row, (P,) float32.
 
+    A task by name must lie in the ranges of the split (`TaskDistribution.pack`); a row is taken as it is.
+
     Raises:
-        UnknownNameError, SpecError: a parameter that does not exist, is missing, or has a wrong shape.
+        UnknownNameError, SpecError: a parameter that does not exist, is missing, has a wrong shape or is out of range.
     """
     if isinstance(task, Mapping):
-        return tasks.pack(task)
+        return tasks.pack(task, split)
     row = torch.tensor(np.asarray(task), dtype=torch.float32)
     if tuple(row.shape) != (tasks.dim,):
         raise SpecError(f"a task must have shape ({tasks.dim},), got {tuple(row.shape)}.")
@@ -94,8 +96,8 @@ class TaskWorlds:
         spec = resolve_spec(env, options or {})
         if split not in spec.tasks.splits():
             raise UnknownNameError("split", split, spec.tasks.splits())
-        self._split = split
-        self._fixed = None if task is None else task_row(spec.tasks, task).expand(num_worlds, -1)
+        self.split = split
+        self._fixed = None if task is None else task_row(spec.tasks, task, split).expand(num_worlds, -1)
         self.env = BatchedEnv(spec, num_worlds, device=device, num_threads=num_threads)
         self.on_step: Callable[[Step], None] | None = None
         self.seed(0)
@@ -112,7 +114,7 @@ class TaskWorlds:
 
     def seed(self, seed: int) -> None:
         """Start the random numbers of tasks, resets and steps afresh."""
-        self._generator = make_generator(seed, f"tasks/{self._split}")
+        self._generator = make_generator(seed, f"tasks/{self.split}")
         self.env.generator = make_generator(seed, "env", self.env.device)
 
     def draw(self) -> Tensor:
@@ -120,10 +122,10 @@ class TaskWorlds:
         tasks = self.spec.tasks
         if self._fixed is not None:
             return self._fixed
-        if self._split in tasks.fixed:
-            rows = tasks.fixed[self._split]
+        if self.split in tasks.fixed:
+            rows = tasks.fixed[self.split]
             return rows[torch.randint(len(rows), (self.num_worlds,), generator=self._generator)]
-        return tasks.sample(self._split, self.num_worlds, self._generator)
+        return tasks.sample(self.split, self.num_worlds, self._generator)
 
     def reset(self, task: TaskLike | None = None) -> Tensor:
         """Start an episode in every world, on newly drawn tasks or on `task`; returns (N, O) float32.
@@ -178,4 +180,4 @@ class TaskWorlds:
         tasks = self.spec.tasks
         if not isinstance(task, Mapping) and np.ndim(task) == 2:
             return torch.tensor(np.asarray(task), dtype=torch.float32)
-        return task_row(tasks, task).expand(self.num_worlds, -1)
+        return task_row(tasks, task, self.split).expand(self.num_worlds, -1)

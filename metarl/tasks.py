@@ -359,13 +359,19 @@ class TaskDistribution:
             start += parameter.size
         return named
 
-    def pack(self, named: Mapping[str, Any]) -> Tensor:
+    def pack(self, named: Mapping[str, Any], split: str = "train") -> Tensor:
         """Turn one task by name, {name: number or nested list}, into its row, (P,) float32.
 
+        Args:
+            named: the value of every parameter.
+            split: values may come from the train range, its hole included; with `extrapolation` or a shift also from
+                what its parameters hold out.
+
         Raises:
-            UnknownNameError: no such parameter.
-            SpecError: a parameter is missing, or has a wrong shape.
+            UnknownNameError: no such parameter or split.
+            SpecError: a parameter is missing, has a wrong shape, or lies outside its range.
         """
+        may_be_outside = self.held_out(split)
         names = [p.name for p in self.parameters]
         for name in named:
             if name not in names:
@@ -378,5 +384,28 @@ class TaskDistribution:
             if tuple(value.shape) != parameter.shape:
                 shapes = f"{parameter.shape}, got {tuple(value.shape)}"
                 raise SpecError(f"task parameter {parameter.name!r} must have shape {shapes}.")
+            _check_range(parameter, value, split if parameter.name in may_be_outside else "train")
             columns.append(value.reshape(-1))
         return torch.cat(columns)
+
+
+def _check_range(parameter: Parameter, value: Tensor, split: str) -> None:
+    """Raise a SpecError for a value outside the declared range; that of training unless the split goes beyond it."""
+    prior = parameter.distribution
+    outside = () if split == "train" else untrained(prior, split)
+    if isinstance(prior, Uniform):
+        allowed: tuple[Any, ...] = ((prior.low, prior.high), *outside)
+        is_inside = bool(prior.contains(value, allowed).all())
+    elif isinstance(prior, Choice):
+        allowed = (*prior.values, *outside)
+        is_inside = bool(torch.isin(value, torch.tensor(allowed)).all())
+    elif isinstance(prior, Simplex):
+        allowed = ("probabilities that sum to one",)
+        is_inside = bool((value >= 0).all()) and bool(((value.sum(-1) - 1).abs() < 1e-4).all())
+    else:
+        allowed, is_inside = ("finite numbers",), bool(torch.isfinite(value).all())
+    if not is_inside:
+        held_out = untrained(prior, "extrapolation") if not outside else ()
+        hint = f" Split 'extrapolation' also has {', '.join(map(str, held_out))}." if held_out else ""
+        listed = ", ".join(map(str, allowed))
+        raise SpecError(f"task parameter {parameter.name!r} must be in {listed}, got {value.tolist()}.{hint}")

@@ -127,6 +127,7 @@ class Rollout:
         signals: (K, H + 1, N, S) float32, what learned losses read of the states before each step and after the
             last one; S = 0 where `collect` was not asked for them.
         feedback: (T, N) float32, the reward that a learned loss reads; `reward` where the environment has no other.
+        metrics: (K, N, M) float32, `EnvSpec.metrics` after each episode; M = 0 where it is None.
         num_episodes: K.
     """
 
@@ -143,6 +144,7 @@ class Rollout:
     valid: Tensor
     signals: Tensor
     feedback: Tensor
+    metrics: Tensor
     num_episodes: int
 
     @property

@@ -34,7 +34,7 @@ DOCUMENTED = {
     "success_rate",
 }
 ADDED = {
-    *("deterministic", "tasks", "mean_return", "stderr_return", "failed_worlds"),
+    *("deterministic", "tasks", "mean_return", "stderr_return", "failed_worlds", "metrics"),
     *("episodes_per_task", "adapts_by", "env_steps_spent"),
 }
 

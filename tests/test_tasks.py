@@ -245,3 +245,23 @@ def test_tasks_that_do_not_divide_the_worlds_are_refused(shape):
     tasks = TaskDistribution((Parameter("a", "1", Uniform(0.0, 1.0)),))
     with pytest.raises(SpecError, match=r"env: tasks must have shape \(6, 1\), or fewer rows .*, got"):
         tasks.of_worlds(torch.zeros(shape), 6, "env")
+
+
+def test_a_task_by_name_must_lie_in_the_ranges_of_its_split():
+    named = {"grip": 0.5, "mass": 1.0, "side": SIDE.distribution.values[0], "robot": 0.0}
+    inside = SHIFTED.pack(named)
+    assert inside.shape == (SHIFTED.dim,)
+    low, high = GRIP.distribution.shell[-1]
+    beyond = named | {"grip": (low + high) / 2}
+    with pytest.raises(SpecError, match=r"'grip' must be in .* Split 'extrapolation' also has"):
+        SHIFTED.pack(beyond)
+    with pytest.raises(SpecError, match=r"'robot' must be in 0\.0, 1\.0, got 2\.0"):
+        SHIFTED.pack(named | {"robot": 2.0})
+    with pytest.raises(SpecError, match="'grip' must be in"):
+        SHIFTED.pack(beyond, "bodies")  # a shift of other parameters
+    assert float(SHIFTED.pack(beyond, "surface")[0]) == pytest.approx(beyond["grip"])
+    assert float(SHIFTED.pack(beyond, "extrapolation")[0]) == pytest.approx(beyond["grip"])
+    with pytest.raises(SpecError, match="'grip' must be in"):
+        SHIFTED.pack(named | {"grip": 99.0}, "extrapolation")
+    with pytest.raises(UnknownNameError, match="split"):
+        SHIFTED.pack(named, "bodis")

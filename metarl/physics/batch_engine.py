@@ -110,12 +110,15 @@ class BatchEngine:
     def default_model_field(self, name: str) -> Tensor:
         return model_default(self.model, name, self.device)
 
-    def set_model_field(self, name: str, value: Tensor) -> None:
+    def set_model_field(self, name: str, value: Tensor, *, every_step: bool = False) -> None:
         if name not in self._model_fields:
             raise unknown_field("name in Physics.model_fields", name, self._model_fields)
         target = self._model_fields[name]
-        check_model_value(name, value, target.shape)
-        check_fixtures(self.model, name, value, self.default_model_field(name))
+        if every_step:
+            check_value(f"model field {name!r}", value, target.shape)
+        else:
+            check_model_value(name, value, target.shape)
+            check_fixtures(self.model, name, value, self.default_model_field(name))
         np.copyto(target, value.detach().numpy(), casting="same_kind")
 
     def set_const(self) -> None:

@@ -75,8 +75,11 @@ class Engine(Protocol):
         """
         ...
 
-    def set_model_field(self, name: str, value: Tensor) -> None:
+    def set_model_field(self, name: str, value: Tensor, *, every_step: bool = False) -> None:
         """Give every world its own value of a model field, (N, ...); `opt.<name>` for options.
+
+        `every_step`: written before each step. Values are not checked then and nothing is computed anew, so this is
+            for fields that only forces depend on, such as limits and gains of actuators.
 
         Raises:
             EngineError: the field was not named in `Physics.model_fields`, or the value has another

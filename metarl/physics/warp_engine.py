@@ -120,13 +120,16 @@ class WarpEngine:
     def default_model_field(self, name: str) -> Tensor:
         return model_default(self.model, name, self.device)
 
-    def set_model_field(self, name: str, value: Tensor) -> None:
+    def set_model_field(self, name: str, value: Tensor, *, every_step: bool = False) -> None:
         if name not in self._model_fields:
             raise unknown_field("name in Physics.model_fields", name, self._model_fields)
-        check_model_value(name, value, self._model_fields[name].shape)
-        check_fixtures(self.model, name, value, self.default_model_field(name))
+        if every_step:
+            check_value(f"model field {name!r}", value, self._model_fields[name].shape)
+        else:
+            check_model_value(name, value, self._model_fields[name].shape)
+            check_fixtures(self.model, name, value, self.default_model_field(name))
+            self._stale = True
         self._model_fields[name].copy_(value)
-        self._stale = True
 
     def set_const(self) -> None:
         if "set_const" not in self._graphs:
