@@ -13,6 +13,8 @@ from torch import Tensor
 GREEN = (0.2, 0.65, 0.35, 1.0)
 RED = (0.85, 0.25, 0.2, 1.0)
 LIGHT_ORANGE = (0.93, 0.62, 0.28, 1.0)
+DEAD = (0.2, 0.2, 0.24, 1.0)
+"""Of a limb without a motor."""
 DARK_ORANGE = (0.86, 0.42, 0.22, 1.0)
 
 

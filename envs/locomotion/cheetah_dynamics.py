@@ -43,7 +43,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.locomotion.bodies import GREEN, RED, add_post, paint_ground
+from envs.locomotion.bodies import DEAD, GREEN, add_post, paint_ground
 from envs.locomotion.cheetah_run import NUM_ACTIONS, make_run, unchanged
 from envs.locomotion.half_cheetah import cheetah_body, paint_cheetah
 from metarl.env import EnvSpec, Physics
@@ -123,14 +123,14 @@ def _scale_gravity(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
 def _scene(task: Arrays) -> mujoco.MjModel:
     """The model to draw one task with, a post every 2 m.
 
-    The limb that a dead motor would move is red; the lower the gravity, the higher are the posts.
+    The limb that a dead motor would move is dark; the lower the gravity, the higher are the posts.
     """
     spec = cheetah_body()
     paint_ground(spec)
     paint_cheetah(spec)
     if "joint" in task:
         limb = spec.geom(_LIMBS[int(task["joint"])])
-        limb.rgba, limb.material = RED, ""
+        limb.rgba, limb.material = DEAD, ""
     height_m = 0.6 / float(task["gravity_scale"]) if "gravity_scale" in task else 0.6
     for index in range(-30, 61):
         add_post(spec, 2.0 * index, 0.9, GREEN, height_m)

@@ -3,8 +3,8 @@
 TASK PARAMETER (train range; interpolation hole; extrapolation shell)
     slope   rad   8 x U[-0.25, 0.25]   (-0.04, 0.04)   (-0.4, -0.25), (0.25, 0.4)   of 8 slopes of 2 m one after another
 
-The ground is level until 1 m ahead of the start, then come the slopes, each 2 m along the ground and beginning where the
-one before ends, then it is level again at the height reached.
+The ground is level until 1 m ahead of the start, then come the slopes, each 2 m along the ground and beginning where
+the one before ends, then it is level again at the height reached.
 
 ACTION (6 numbers in [-1, 1])
     0-2  back thigh, shin, foot    x 120, 90, 60 N m
@@ -26,9 +26,9 @@ heights for all worlds, so the ground here is a row of boxes, each a mocap body,
 task. The upper faces of neighbours meet in an edge without a gap or a step. Both engines agree on them.
 
 SOURCE. Nagabandi et al. 2019, "Learning to Adapt in Dynamic, Real-World Environments through Meta-Reinforcement
-Learning", iclavera/learning_to_adapt half_cheetah_hfield_env.py: six slopes of 2 m, up or down, in random places between
-1 m and 12 m ahead, 0.2 to 1 m from the lowest to the highest point, or fixed hills, basins and stairs of slopes. The
-slopes here are independent of each other, so that they reach 4 m at most (16 m of 0.25 rad), typically 0.8 m.
+Learning", iclavera/learning_to_adapt half_cheetah_hfield_env.py: six slopes of 2 m, up or down, in random places
+between 1 m and 12 m ahead, 0.2 to 1 m from the lowest to the highest point, or fixed hills and basins. The slopes here
+are independent of each other, so that the end is up to 4 m above or below the start (16 m of 0.25 rad).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.locomotion.bodies import add_post, paint_ground
+from envs.locomotion.bodies import paint_ground
 from envs.locomotion.cheetah_run import make_run, unchanged
 from envs.locomotion.half_cheetah import cheetah_body, paint_cheetah
 from metarl.env import EnvSpec, Physics
@@ -46,9 +46,9 @@ from metarl.types import Arrays
 
 _NUM_SLOPES, _SLOPE_M = 8, 2.0
 _FIRST_SLOPE_M = 1.0
-_LEVEL_M = 200.0
+_LEVEL_M = 100.0
 """Of the level ground before and behind the slopes: further than a robot runs in an episode."""
-_HALF_WIDTH_M, _HALF_THICKNESS_M = 2.0, 1.5
+_HALF_WIDTH_M, HALF_THICKNESS_M = 1.0, 0.3
 _ABYSS_M = -40.0
 _LIGHT_GROUND, _DARK_GROUND = (0.47, 0.55, 0.44, 1.0), (0.4, 0.47, 0.38, 1.0)
 
@@ -62,7 +62,7 @@ def make_spec(horizon: int = 200) -> EnvSpec:
     steepness = Uniform(-0.25, 0.25, hole=(-0.04, 0.04), shell=((-0.4, -0.25), (0.25, 0.4)))
     slope = Parameter("slope", "rad", steepness, "of each piece of the ground", (_NUM_SLOPES,))
     physics = Physics(
-        model=_body().compile(),
+        model=_add_ground(cheetah_body()).compile(),
         num_substeps=5,
         data_fields=("qpos", "qvel"),
         max_contacts=24,
@@ -82,10 +82,10 @@ def make_spec(horizon: int = 200) -> EnvSpec:
 
 
 def ground(task: Arrays) -> dict[str, Tensor]:
-    """Where the boxes are: level ground, the slopes, level ground, (..., 10, 3) m and (..., 10, 4) from (..., 8) rad."""
+    """Where the ten boxes are: level ground, the slopes, level ground, (N, 10, 3) m and (N, 10, 4)."""
     slope = task["slope"]
     level = torch.zeros_like(slope[..., :1])
-    angle = torch.cat([level, slope, level], -1)  # (..., 10)
+    angle = torch.cat([level, slope, level], -1)  # (N, 10)
     cos, sin = angle.cos(), angle.sin()
     long = torch.full_like(level, _LEVEL_M)
     length = torch.cat([long, torch.full_like(slope, _SLOPE_M), long], -1)
@@ -93,8 +93,8 @@ def ground(task: Arrays) -> dict[str, Tensor]:
     x = (length * cos).cumsum(-1) - length * cos + _FIRST_SLOPE_M - _LEVEL_M
     z = (length * sin).cumsum(-1) - length * sin
     # From there to the centre: half the length along the slope, half the thickness into the ground.
-    centre_x = x + 0.5 * length * cos + _HALF_THICKNESS_M * sin
-    centre_z = z + 0.5 * length * sin - _HALF_THICKNESS_M * cos
+    centre_x = x + 0.5 * length * cos + HALF_THICKNESS_M * sin
+    centre_z = z + 0.5 * length * sin - HALF_THICKNESS_M * cos
     none = torch.zeros_like(x)
     half = -0.5 * angle  # a turn about y takes x to -z
     return {
@@ -103,19 +103,17 @@ def ground(task: Arrays) -> dict[str, Tensor]:
     }
 
 
-def _body() -> mujoco.MjSpec:
-    """The half-cheetah on a row of boxes; the floor of the file lies deep below."""
-    spec = cheetah_body()
-    floor = spec.geom("floor")
-    floor.pos = (0.0, 0.0, _ABYSS_M)
+def _add_ground(spec: mujoco.MjSpec) -> mujoco.MjSpec:
+    """Put a row of boxes under the robot and the file's floor deep below them."""
+    spec.geom("floor").pos = (0.0, 0.0, _ABYSS_M)
     for index in range(_NUM_SLOPES + 2):
         is_level = index in (0, _NUM_SLOPES + 1)
         half_length_m = (_LEVEL_M if is_level else _SLOPE_M) / 2
-        body = spec.worldbody.add_body(name=f"ground_{index}", mocap=True, pos=(0.0, 0.0, -_HALF_THICKNESS_M))
+        body = spec.worldbody.add_body(name=f"ground_{index}", mocap=True, pos=(0.0, 0.0, -HALF_THICKNESS_M))
         body.add_geom(
             name=f"ground_{index}",
             type=mujoco.mjtGeom.mjGEOM_BOX,
-            size=(half_length_m, _HALF_WIDTH_M, _HALF_THICKNESS_M),
+            size=(half_length_m, _HALF_WIDTH_M, HALF_THICKNESS_M),
             contype=0,
             conaffinity=1,
             rgba=_DARK_GROUND if index % 2 else _LIGHT_GROUND,
@@ -124,11 +122,9 @@ def _body() -> mujoco.MjSpec:
 
 
 def _scene(task: Arrays) -> mujoco.MjModel:
-    """The model to draw one task with: the slopes in two shades, a post where each begins."""
-    spec = _body()
+    """The model to draw any task with: neighbouring slopes have different shades."""
+    spec = cheetah_body()
     paint_ground(spec)
-    for geom in spec.geoms:
-        if geom.name.startswith("ground"):
-            geom.material = ""
     paint_cheetah(spec)
-    return spec.compile()
+    spec.camera("video").pos = (1.0, -5.2, 1.15)
+    return _add_ground(spec).compile()
