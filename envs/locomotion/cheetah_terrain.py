@@ -48,7 +48,7 @@ _NUM_SLOPES, _SLOPE_M = 8, 2.0
 _FIRST_SLOPE_M = 1.0
 _LEVEL_M = 100.0
 """Of the level ground before and behind the slopes: further than a robot runs in an episode."""
-_HALF_WIDTH_M, HALF_THICKNESS_M = 1.0, 0.3
+_HALF_WIDTH_M, HALF_THICKNESS_M = 1.0, 0.5
 _ABYSS_M = -40.0
 _LIGHT_GROUND, _DARK_GROUND = (0.47, 0.55, 0.44, 1.0), (0.4, 0.47, 0.38, 1.0)
 
