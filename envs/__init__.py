@@ -38,7 +38,12 @@ ENVIRONMENTS: dict[str, str] = {
     "ant-dir-maml": "envs.locomotion.ant:make_dir_maml",
     "ant-vel": "envs.locomotion.ant:make_vel",
     "ant-dir-pearl": "envs.locomotion.ant:make_dir_pearl",
-    "ant-goal": "envs.locomotion.ant:make_goal",
+    "ant-dir-promp": "envs.locomotion.ant:make_dir_promp",
+    "ant-dir-varibad": "envs.locomotion.ant:make_dir_varibad",
+    "ant-dir-2d": "envs.locomotion.ant:make_dir_2d",
+    "ant-goal": "envs.locomotion.ant_goal:make_goal",
+    "ant-goal-maml": "envs.locomotion.ant_goal:make_goal_maml",
+    "ant-crippled": "envs.locomotion.ant_crippled:make_spec",
     "walker-rand-params": "envs.locomotion.rand_params:make_walker",
     "hopper-rand-params": "envs.locomotion.rand_params:make_hopper",
 }
