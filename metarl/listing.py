@@ -67,12 +67,13 @@ def _parameter(parameter: Parameter, width: int) -> str:
     shape = " " + "x".join(str(n) for n in parameter.shape) if parameter.shape else ""
     unit = "" if parameter.unit == "1" else f" [{parameter.unit}]"
     meaning = f": {parameter.description}" if parameter.description else ""
-    ranges = "; ".join(f"{split} {values}" for split, values in _ranges(parameter.distribution).items())
+    drawn = "; ".join(f"{split} {values}" for split, values in ranges(parameter.distribution).items())
     head = _wrapped(f"{parameter.name}{shape}{unit}{meaning}", width, "  ")
-    return f"{head}\n{_wrapped(ranges, width, '      ')}"
+    return f"{head}\n{_wrapped(drawn, width, '      ')}"
 
 
-def _ranges(distribution: Distribution) -> dict[str, str]:
+def ranges(distribution: Distribution) -> dict[str, str]:
+    """Where training and the held-out splits draw a parameter, {split: values}, training first."""
     if isinstance(distribution, Uniform):
         ranges = {"train": _interval((distribution.low, distribution.high)) + (" log" if distribution.log else "")}
         if distribution.hole:

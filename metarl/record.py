@@ -269,14 +269,14 @@ def snapshot(
     frame_height: int = 240,
     render_backend: str = "auto",
 ) -> Path:
-    """Write a PNG with one frame of each environment, after some random actions on one of its tasks.
+    """Write a PNG with one frame of each environment, after some steps on one of its tasks: the expert's or random ones.
 
     Args:
         specs: environments with a body, one panel each.
         path: the PNG to write.
-        num_steps: random actions before the picture, at most the horizon.
+        num_steps: steps before the picture, at most the horizon.
         split: where the task comes from.
-        seed: of the task, the reset and the actions.
+        seed: of the task, the reset and random actions.
         columns, frame_width, frame_height, render_backend: as in `write_clips`.
     """
     panels = []
@@ -286,7 +286,7 @@ def snapshot(
         env.set_tasks(spec.tasks.split(split, 1, seed))
         env.reset()
         for _ in range(min(num_steps, spec.horizon)):
-            env.step(_random_action(spec, env.generator))
+            env.step(env.expert_action() if spec.expert is not None else _random_action(spec, env.generator))
         pose = {name: value[0].numpy() for name, value in env.pose().items()}
         model = _drawing_models(env)[0]
         with Renderer(model, frame_width, frame_height, backend=render_backend, camera=body.camera) as renderer:
