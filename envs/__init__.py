@@ -22,6 +22,7 @@ ENVIRONMENTS: dict[str, str] = {
     "point-navigation": "envs.toy.point_navigation:make_spec",
     "reach-robots": "envs.toy.reach_robots:make_spec",
     "reach-planar": "envs.manipulation.reach_planar:make_spec",
+    "reach": "envs.manipulation.reach:make_spec",
     "track": "envs.driving.track:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
