@@ -17,7 +17,7 @@ RED: Rgba = (0.88, 0.2, 0.2, 1)
 GREEN: Rgba = (0.18, 0.66, 0.4, 1)
 WOOD: Rgba = (0.72, 0.56, 0.4, 1)
 
-VIDEO_EYE_M, VIDEO_TARGET_M, VIDEO_FOVY_DEG = (1.42, -0.98, 0.92), (0.36, 0.02, 0.16), 36.0
+VIDEO_EYE_M, VIDEO_TARGET_M, VIDEO_FOVY_DEG = (1.75, -1.05, 0.98), (0.3, 0.02, 0.24), 34.0
 
 _NO_CONTACT = {"contype": 0, "conaffinity": 0, "mass": 0.0}
 
@@ -63,13 +63,13 @@ def decorate(spec: mujoco.MjSpec) -> None:
     For `Physics.scene`: the model that is stepped has no such geoms, whose kinematics would cost time.
     """
     _add_materials(spec)
-    spec.visual.headlight.ambient = [0.32, 0.32, 0.33]
+    spec.visual.headlight.ambient = [0.42, 0.42, 0.43]
     spec.visual.headlight.diffuse = [0.22, 0.22, 0.22]
     spec.visual.headlight.specular = [0.05, 0.05, 0.05]
     spec.visual.map.znear = 0.01
     world = spec.worldbody
     key = world.add_light(name="key", pos=[0.9, -1.1, 2.2], dir=[-0.3, 0.5, -1.0], castshadow=True)
-    key.diffuse, key.specular = [0.62, 0.6, 0.57], [0.25, 0.25, 0.25]
+    key.diffuse, key.specular = [0.68, 0.66, 0.62], [0.25, 0.25, 0.25]
     fill = world.add_light(name="fill", pos=[-0.6, 1.4, 1.8], dir=[0.5, -0.8, -1.0], castshadow=False)
     fill.diffuse, fill.specular = [0.18, 0.2, 0.24], [0.0, 0.0, 0.0]
     camera = world.add_camera(name="video", pos=VIDEO_EYE_M, fovy=VIDEO_FOVY_DEG)
@@ -93,11 +93,11 @@ def _add_materials(spec: mujoco.MjSpec) -> None:
     sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=64)
     sky.builtin, sky.rgb1, sky.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, [0.86, 0.9, 0.94], [0.52, 0.58, 0.66]
     floor = spec.add_texture(name="floor", type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256)
-    floor.builtin, floor.rgb1, floor.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, [0.56, 0.59, 0.63], [0.52, 0.55, 0.59]
+    floor.builtin, floor.rgb1, floor.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, [0.74, 0.75, 0.77], [0.68, 0.69, 0.72]
     material = spec.add_material(name="floor", texrepeat=[2, 2], texuniform=True, specular=0.0)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "floor"
     top = spec.add_texture(name="table", type=mujoco.mjtTexture.mjTEXTURE_2D, width=256, height=256)
-    top.builtin, top.rgb1, top.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, [0.24, 0.28, 0.33], [0.22, 0.26, 0.31]
+    top.builtin, top.rgb1, top.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_CHECKER, [0.42, 0.47, 0.53], [0.39, 0.44, 0.5]
     material = spec.add_material(name="table", texrepeat=[10, 10], texuniform=True, specular=0.1)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "table"
     for name, rgba in (("white", WHITE), ("dark", DARK), ("blue", BLUE), ("wood", WOOD)):
