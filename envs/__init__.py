@@ -23,6 +23,8 @@ ENVIRONMENTS: dict[str, str] = {
     "reach-robots": "envs.toy.reach_robots:make_spec",
     "reach-planar": "envs.manipulation.reach_planar:make_spec",
     "reach": "envs.manipulation.reach:make_spec",
+    "push": "envs.manipulation.push:make_spec",
+    "grasp": "envs.manipulation.grasp:make_spec",
     "track": "envs.driving.track:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",

@@ -6,7 +6,7 @@ the arm's start, the actions, the observation of `layout` and the hidden paramet
 Actions in [-1, 1], 50 Hz
     "hand"   0-2  moves the commanded position of the hand, x, y, z, by up to 2 cm per step (1 m/s). It stays within
                   4 cm of where the hand is, so that the hand presses with at most about 100 N, and in the
-                  workspace x .15-.85, y -.5-.5, z .01-.55 m. The hand points down, its fingers open along y.
+                  workspace x .15-.85, y -.5-.5, z -.01-.55 m. The hand points down, its fingers open along y.
              3    gripper: 1 closes, -1 opens; a position, pressed with at most 20 N per finger
     "joint"  0-6  targets of the joints, home + action x (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6) rad
              7-8  targets of the fingers, 1 closes, -1 opens
@@ -40,7 +40,7 @@ ACTIONS = {"hand": 4, "joint": arm7.NUM_JOINTS}
 """Action modes and their numbers."""
 HAND_STEP_M = 0.02
 HAND_LEASH_M = 0.04
-HAND_LOW_M, HAND_HIGH_M = (0.15, -0.5, 0.01), (0.85, 0.5, 0.55)
+HAND_LOW_M, HAND_HIGH_M = (0.15, -0.5, -0.01), (0.85, 0.5, 0.55)
 JOINT_SPAN_RAD = (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6)
 START_NOISE_RAD = 0.01
 MAX_DELAY_S = 0.06
@@ -114,7 +114,7 @@ class ArmTask:
     start_noise: int = 0
     data_fields: tuple[str, ...] = ()
     model_fields: tuple[str, ...] = ()
-    configure: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None
+    configure: Callable[[Arrays, dict[str, Tensor]], dict[str, Tensor]] | None = None
     uses_set_const: bool = False
     max_contacts: int = 16
     max_constraints: int = 64
