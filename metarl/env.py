@@ -85,7 +85,7 @@ class Physics:
         max_constraints: constraint rows per world that the GPU engine makes room for.
         scene: task of one world, {name: tensor without world dimension} -> a model to draw it with: the
             same bodies and joints plus whatever should be seen. None: draw `model`.
-        scene_pose: (task, state) -> {"mocap_pos": (N, nmocap, 3), "mocap_quat": (N, nmocap, 4)} of the mocap bodies that
+        scene_pose: (task, state) -> {"mocap_pos": (N, nmocap, 3), "mocap_quat": (N, nmocap, 4)} of mocap bodies that
             `scene` has and `model` does without, because physics need not know of them. None: there are none.
         camera: the camera of the model that videos use.
     """

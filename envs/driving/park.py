@@ -13,8 +13,8 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     power          1     .7 .. 1.3                .5-.7              scale of 9 N peak drive force
     mass           1     .7 .. 1.5                1.5-2              scale of 3.7 kg, inertia with it
     slot_distance  m     1 .. 2.5                                    from the start to the slot
-    slot_bearing   rad   -pi .. pi                                   where it lies, against the car's heading at the start
-    slot_heading   rad   -pi .. pi                                   its heading, against the car's at the start
+    slot_bearing   rad   -pi .. pi                                   where it lies, against the car at the start
+    slot_heading   rad   -pi .. pi                                   its heading, against the car at the start
 L: uniform in the logarithm. Wheelbase and travel are the key parameters, the ones with a hole. Delays act rounded up
 to 10 ms. Shift `vehicle`: extrapolation in any of the first seven; that is what `extrapolation` draws here, too.
 
@@ -134,7 +134,7 @@ def make_spec(horizon: int = 300) -> EnvSpec:
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """The start (x, y, heading in the slot's frame), the scales of observations and of the commands of the actuators."""
+    """The start (x, y, heading in the slot's frame), scales of observations and of the actuators' commands."""
     bearing = task["slot_bearing"] - task["slot_heading"]
     x, y = -task["slot_distance"] * bearing.cos(), -task["slot_distance"] * bearing.sin()
     units = x.new_tensor([2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])

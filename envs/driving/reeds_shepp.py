@@ -18,9 +18,9 @@ from torch import Tensor
 
 NEGLIGIBLE = 0.04
 """Pieces shorter than this, in turning radii, are left out."""
-CHANGE_M, SHORTEST_M, SHORT_COST = .4, 0.4, 1.0
+CHANGE_M, SHORTEST_M, SHORT_COST = 0.4, 0.4, 1.0
 """A change of direction counts as so much way; so far one should drive after it; what each metre less counts."""
-TIGHTER_M = .4
+TIGHTER_M = 0.4
 """What planning with the next tighter radius counts."""
 FIRST_LENGTHS = (0.25, 0.6, 1.2)
 """Lengths of the first arcs and straights, in turning radii."""
