@@ -26,6 +26,8 @@ ENVIRONMENTS: dict[str, str] = {
     "push": "envs.manipulation.push:make_spec",
     "grasp": "envs.manipulation.grasp:make_spec",
     "track": "envs.driving.track:make_spec",
+    "traffic": "envs.driving.traffic:make_spec",
+    "park": "envs.driving.park:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
     "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",

@@ -85,6 +85,8 @@ class Physics:
         max_constraints: constraint rows per world that the GPU engine makes room for.
         scene: task of one world, {name: tensor without world dimension} -> a model to draw it with: the
             same bodies and joints plus whatever should be seen. None: draw `model`.
+        scene_pose: (task, state) -> {"mocap_pos": (N, nmocap, 3), "mocap_quat": (N, nmocap, 4)} of mocap bodies that
+            `scene` has and `model` does without, because physics need not know of them. None: there are none.
         camera: the camera of the model that videos use.
     """
 
@@ -97,6 +99,7 @@ class Physics:
     max_contacts: int = 16
     max_constraints: int = 64
     scene: Callable[[Arrays], mujoco.MjModel] | None = None
+    scene_pose: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None
     camera: str = "video"
 
     @property
@@ -409,7 +412,10 @@ class BatchedEnv:
         if self.engine is None:
             return {} if self.spec.drawing is None else self.spec.drawing.pose(self._task, self._state)
         names = ("qpos", "mocap_pos", "mocap_quat") if self.engine.model.nmocap else ("qpos",)
-        return {name: self.engine.data(name) for name in names}
+        pose = {name: self.engine.data(name) for name in names}
+        if self.spec.physics is not None and self.spec.physics.scene_pose is not None:
+            pose |= self.spec.physics.scene_pose(self._task, self._state)
+        return pose
 
     def _configure(self, parameters: Tensor) -> None:
         self._parameters = parameters

@@ -226,15 +226,15 @@ class Frames:
     def draw(self, world_id: int) -> np.ndarray:
         """One world as it is now, (height, width, 3) uint8."""
         env = self._worlds.env
-        physics, engine = env.spec.physics, env.engine
-        if physics is None or engine is None:
+        physics = env.spec.physics
+        if physics is None:
             raise RenderError(f"{env.spec.name} has no body to draw.")
         # Where no scene depends on the task, all worlds look through one renderer.
         key, task = (0, torch.zeros(0)) if physics.scene is None else (world_id, env.task[world_id].cpu())
         if key not in self._renderers or not torch.equal(self._renderers[key][0], task):
             self._open(key, task)
-        arrays = [engine.data(name)[world_id].cpu().numpy() for name in ("qpos", "mocap_pos", "mocap_quat")]
-        return self._renderers[key][1].draw(*arrays)
+        pose = {name: value[world_id].cpu().numpy() for name, value in env.pose().items()}
+        return self._renderers[key][1].draw(**pose)
 
     def close(self) -> None:
         """Close all renderers; drawing again opens new ones."""
