@@ -269,7 +269,7 @@ def snapshot(
     frame_height: int = 240,
     render_backend: str = "auto",
 ) -> Path:
-    """Write a PNG with one frame of each environment, after some steps on one of its tasks: the expert's or random ones.
+    """Write a PNG with one frame of each environment, after some steps, the expert's or random ones.
 
     Args:
         specs: environments with a body, one panel each.

@@ -1,9 +1,10 @@
 """Does an environment need adaptation? The gap between knowing the task and not knowing it.
 
-For each environment two policies without memory are trained on the same budget: `oracle` is given the task parameters,
-`domain-randomised` is not. What the first earns more on unseen tasks is what there is to gain by finding the task out; an
-environment without a gap teaches nothing about adaptation. The scripted expert and acting at random give the ends of the
-scale. Trained runs are kept and gone on with; environments that were measured before stay in the result.
+For each environment two policies without memory are trained on the same budget: `oracle` is given the task
+parameters, `domain-randomised` is not. What the first earns more on unseen tasks is what there is to gain by finding
+the task out; an environment without a gap teaches nothing about adaptation. The scripted expert and acting at random
+give the ends of the scale. Trained runs are kept and gone on with; environments that were measured before stay in the
+result.
 
     python scripts/check_suite.py --envs push door-open track --total-steps 2000000
 """
