@@ -222,7 +222,7 @@ def test_every_parameter_changes_something(name):
 
 
 SHOWING = ("track", "track-wheels", "traffic", "park", "reach-robots", "grasp")
-"""Environments that show a part of the task, the road ahead, the goal or a block; their own tests look at the hidden rest."""
+"""Environments that show a part of the task, such as the road ahead; their own tests look at the hidden rest."""
 HIDDEN = [name for name in NAMES if name not in SHOWING]
 
 
