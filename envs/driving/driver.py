@@ -54,15 +54,15 @@ def drive(
     if line_m is not None:
         beside = beside - line_m
     lateral = beside + dead_time * speed * heading_error
-    pursuit = _pursuit_curvature(curvature, lateral, heading_error, speed, dead_time)
+    pursuit = pursuit_curvature(curvature, lateral, heading_error, speed, dead_time)
     grip = task["grip"].unsqueeze(1) if grip is None else grip
-    target = _target_speed(curvature, speed, grip_share * car.GRAVITY * grip, vehicle["motor_lag"], mass)
+    target = target_speed(curvature, speed, grip_share * car.GRAVITY * grip, vehicle["motor_lag"], mass)
     force = 4.0 * mass * (target - speed) + (car.DRAG_N_PER_M_S if drag is None else drag) * speed
-    pedal = _pedal(force, speed, vehicle["power"])
-    return torch.stack([_steering(pursuit, speed, vehicle, mass), pedal], 1).clamp(-1.0, 1.0)
+    action = [steering(pursuit, speed, vehicle, mass), pedal(force, speed, vehicle["power"])]
+    return torch.stack(action, 1).clamp(-1.0, 1.0)
 
 
-def _pursuit_curvature(
+def pursuit_curvature(
     curvature: Tensor, lateral: Tensor, heading_error: Tensor, speed: Tensor, dead_time: Tensor
 ) -> Tensor:
     """Curvature 2 y / d^2 of the arc through the point a look-ahead distance d in front, (N,)."""
@@ -82,7 +82,7 @@ def _pursuit_curvature(
     return 2.0 * point_y / (point_x.square() + point_y.square()).clamp(min=0.1)
 
 
-def _steering(pursuit: Tensor, speed: Tensor, vehicle: Arrays, mass: Tensor) -> Tensor:
+def steering(pursuit: Tensor, speed: Tensor, vehicle: Arrays, mass: Tensor) -> Tensor:
     """Servo command for a curvature: the kinematic angle plus the difference of the axles' slip."""
     share = 0.5 + vehicle["com_shift"] / (2 * car.AXLE_M)
     force = mass * speed.square() * pursuit
@@ -92,7 +92,7 @@ def _steering(pursuit: Tensor, speed: Tensor, vehicle: Arrays, mass: Tensor) -> 
     return (angle - vehicle["steer_offset"]) / car.MAX_STEER_RAD
 
 
-def _target_speed(
+def target_speed(
     curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor, motor_lag: Tensor, mass: Tensor
 ) -> Tensor:
     """Largest speed from which every corner ahead can still be reached at its own speed: v^2 = v_c^2 + 2 sum(a ds)."""
@@ -106,7 +106,7 @@ def _target_speed(
     return (corner + 2.0 * lost).amin(1).sqrt()
 
 
-def _pedal(force: Tensor, speed: Tensor, power: Tensor) -> Tensor:
+def pedal(force: Tensor, speed: Tensor, power: Tensor) -> Tensor:
     """The drive for a force forwards, or the brake for one backwards, (N,)."""
     brake = force / (car.BRAKE_N_PER_M_S * speed.clamp(min=0.5))
     return torch.where(force > 0, force / (power * car.PEAK_FORCE_N), brake)

@@ -57,7 +57,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.driving import idm, roads, scene, street, track, traffic_driver
+from envs.driving import car, course, idm, roads, scene, street, traffic_driver
 from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
@@ -67,7 +67,7 @@ NUM_CARS = 10
 NUM_SEEN = traffic_driver.NUM_SEEN
 SIGHT_M = traffic_driver.SIGHT_M
 SPEED_SCALE = traffic_driver.SPEED_SCALE
-OBS_DIM = track.OBS_DIM + 5 * NUM_SEEN
+OBS_DIM = course.OBS_DIM + 5 * NUM_SEEN
 CAR_M = 0.58
 """Length of every car."""
 CIRCLE_M, CIRCLE_AT_M = 0.17, 0.12
@@ -90,13 +90,11 @@ _DRIVERS = (
     Parameter("aggressiveness", "1", Uniform(0.7, 1.4, None, ((1.4, 1.7),)), "of drivers, hidden"),
 )
 _DELAY = Parameter("steer_delay", "s", Uniform(0.0, 0.08, None, ((0.08, 0.12),)), "dead time, hidden")
-_VEHICLE = tuple(
-    _DELAY if p.name == "steer_delay" else p for p in track.PARAMETERS if p.name not in (*_VISIBLE, "swept_line")
-)
+_VEHICLE = tuple(_DELAY if p.name == "steer_delay" else p for p in (car.GRIP, *car.VEHICLE, *car.WIND))
 _STREET = (
     Parameter("max_curvature", "1/m", Uniform(0.3, 0.6, None, ((0.6, 0.75),)), "of the sharpest corner"),
     Parameter("width", "m", Uniform(1.5, 1.8, None, ((1.35, 1.5),)), "of the street"),
-    *(p for p in track.PARAMETERS if p.name in ("direction", "shape")),
+    *(p for p in course.ROAD if p.name in ("direction", "shape")),
 )
 PARAMETERS = (*_DRIVERS, *_VEHICLE, *_STREET)
 SHIFTS = {
@@ -113,8 +111,6 @@ def make_spec(horizon: int = 400) -> EnvSpec:
     Args:
         horizon: H, control steps of an episode, 25 per second.
     """
-    car = track.make_spec().physics
-    assert car is not None
     return EnvSpec(
         name="traffic",
         tasks=TaskDistribution(PARAMETERS, shifts=SHIFTS),
@@ -128,11 +124,11 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         derive=derive,
         reset_noise=(2 + 3 * NUM_CARS, 0),
         physics=Physics(
-            model=scene.car_without_geoms(track.MODEL_FILE),
-            num_substeps=car.num_substeps,
-            data_fields=("qpos", "sensordata"),
-            model_fields=car.model_fields,
-            configure=track.configure,
+            model=scene.car_without_geoms(car.MODEL_FILE),
+            num_substeps=car.NUM_SUBSTEPS,
+            data_fields=course.DATA_FIELDS,
+            model_fields=car.MODEL_FIELDS,
+            configure=car.configure,
             uses_set_const=True,
             max_contacts=1,
             max_constraints=4,
@@ -147,8 +143,8 @@ def make_spec(horizon: int = 400) -> EnvSpec:
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """Tables of each task: those of `track`, the centreline as complex numbers, the slots and drivers."""
-    tables = track.derive({**task, "swept_line": torch.zeros_like(task["grip"])})
+    """Tables of each task: those of road and car, the centreline as complex numbers, the slots and drivers."""
+    tables = course.derive(task) | car.derive(task)
     x, y, heading, curvature = tables["road"].unbind(2)
     direction = torch.polar(torch.ones_like(heading), heading)
     slot = torch.arange(NUM_CARS, device=x.device)
@@ -186,7 +182,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
     seen, _ = _look(task, qpos, START_SPEED + 0 * zero, zero, zero, place, speed)
     state = {
         "distance": zero,
-        "advance": zero + START_SPEED * track.CONTROL_DT_S,
+        "advance": zero + START_SPEED * car.CONTROL_DT_S,
         "pose": torch.stack([lateral, heading_error], 1),
         "prev_action": torch.zeros_like(start[:, :2]),
         "place": place,
@@ -194,6 +190,8 @@ def reset(task: Arrays, noise: Noise) -> Start:
         "desired_speed": task["idm_desired_speed"] * (0.92 + 0.16 * pace),
         "seen": seen,
         "progress": zero,
+        "own_speed": zero + START_SPEED,
+        "acceleration": zero,
         "collided": torch.zeros_like(x, dtype=torch.bool),
         "off_road": torch.zeros_like(x, dtype=torch.bool),
     }
@@ -203,19 +201,13 @@ def reset(task: Arrays, noise: Noise) -> Start:
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
     """Steering target, drive and brake within the friction circle; after the end the brake."""
-    yaw_rate, speed = data["sensordata"][:, 1], data["sensordata"][:, 2]
-    cornering = task["mass_kg"] * speed * yaw_rate
-    left_over = torch.addcmul(task["grip_force_squared"], cornering, cornering, value=-1.0).clamp(min=0.0).sqrt()
-    pedal = action[:, 1].masked_fill(state["off_road"] | state["collided"], -1.0)
-    drive = pedal.clamp(min=0.0).minimum(left_over / task["peak_force"])
-    brake = pedal.neg().clamp(min=0.0).minimum(left_over / (track.BRAKE_N_PER_M_S * speed.clamp(min=0.1)))
-    tyre = torch.zeros_like(pedal)
-    return {"ctrl": torch.stack([action[:, 0] * track.MAX_STEER_RAD, drive, brake, tyre, tyre], 1)}
+    stops = {"off_road": state["off_road"] | state["collided"], "acceleration": state["acceleration"]}
+    return car.control(task, data, stops, action, task["grip"].unsqueeze(1))
 
 
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The observation table of the module's docstring."""
-    return torch.cat([track.observe(task, data, state), state["seen"]], 1)
+    return torch.cat([course.observe(task, data, state), state["seen"]], 1)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
@@ -227,12 +219,12 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
         state["speed"],
         task["leader"],
         state["distance"],
-        state["advance"] / track.CONTROL_DT_S,
+        state["advance"] / car.CONTROL_DT_S,
         ((lateral_before - task["offset"]).abs() < IN_LANE_M).to(qpos.dtype),
         _drivers(task, state),
         CAR_M,
         roads.LENGTH_M,
-        track.CONTROL_DT_S,
+        car.CONTROL_DT_S,
     )
     foot = roads.locate(task["road"], qpos[:, :2], state["distance"] + state["advance"])
     advance = foot.distance - state["distance"]
@@ -245,10 +237,10 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     collided, off_road = state["collided"] | (overlaps > is_over), state["off_road"] | (leaves > is_over)
     ends = overlaps | leaves
     jerk = (action - state["prev_action"]).square().sum(1)
-    slip = torch.add(sensors[:, 3], sensors[:, 1], alpha=-track.AXLE_M).square().clamp(max=1.0)
+    slip = torch.add(sensors[:, 3], sensors[:, 1], alpha=-car.AXLE_M).square().clamp(max=1.0)
     # ds / (v_ref dt) - 0.05 (jerk / 8 + slip)
     earned = torch.sub(
-        advance / (track.REFERENCE_SPEED * track.CONTROL_DT_S), torch.add(slip, jerk, alpha=1 / 8), alpha=0.05
+        advance / (course.REFERENCE_SPEED * car.CONTROL_DT_S), torch.add(slip, jerk, alpha=1 / 8), alpha=0.05
     )
     progress = torch.where(is_over | ends, state["progress"], foot.distance)
     after = {
@@ -261,6 +253,8 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
         "desired_speed": state["desired_speed"],
         "seen": seen,
         "progress": progress,
+        "own_speed": sensors[:, car.SPEED].clone(),
+        "acceleration": car.acceleration(state["own_speed"], sensors),
         "collided": collided,
         "off_road": off_road,
     }
@@ -341,9 +335,9 @@ def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     columns = [
         1.0 - lateral.abs() / (task["width"] / 2),
         heading_error,
-        state["advance"] / (track.REFERENCE_SPEED * track.CONTROL_DT_S),
-        sensors[:, 3] - track.AXLE_M * sensors[:, 1],
-        sensors[:, 0] / track.MAX_STEER_RAD,
+        state["advance"] / (course.REFERENCE_SPEED * car.CONTROL_DT_S),
+        sensors[:, 3] - car.AXLE_M * sensors[:, 1],
+        sensors[:, 0] / car.MAX_STEER_RAD,
         state["seen"][:, 0],
     ]
     return torch.stack(columns, 1)
@@ -371,7 +365,7 @@ def draw(task: Arrays) -> mujoco.MjModel:
     """The car on the street of one task, with the others as mocap bodies."""
     one = {name: task[name].unsqueeze(0).cpu() for name in ("shape", "max_curvature", "direction")}
     road = roads.centreline(**one)[0].double().numpy()
-    model = street.car_on_street(track.MODEL_FILE, road, float(task["width"]), NUM_CARS)
+    model = street.car_on_street(car.MODEL_FILE, road, float(task["width"]), NUM_CARS)
     half = float(task["steer_offset"]) / 2
-    model.body_quat[track.FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
+    model.body_quat[car.FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
     return model

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from envs.driving import driver, track
+from envs.driving import car, course, driver
 from metarl.types import Arrays
 
 NUM_SEEN = 6
@@ -53,33 +53,35 @@ class Others(NamedTuple):
 def drive(task: Arrays, obs: Tensor) -> Tensor:
     """Choose the action from what is observed and the parameters of the task, (N, 2) in [-1, 1]."""
     yaw_rate, speed, width = 5.0 * obs[:, 1], 5.0 * obs[:, 2], task["width"]
-    curvature = obs[:, 7 : 7 + track.NUM_LOOK_AHEADS]
+    curvature = obs[:, 7 : 7 + course.NUM_LOOK_AHEADS]
     dead_time = task["steer_delay"] + driver.SERVO_LAG_S
     lateral = obs[:, 5] * width / 2
     others = _others(obs, curvature, lateral)
-    lateral_acceleration = GRIP_SHARE * task["grip"] * track.GRAVITY
-    corner_speed = driver._target_speed(curvature, speed, lateral_acceleration, task)
+    vehicle, mass = car.vehicle_of(task), task["mass"] * car.MASS_KG
+    lateral_acceleration = (GRIP_SHARE * task["grip"] * car.GRAVITY).unsqueeze(1)
+    corner_speed = driver.target_speed(curvature, speed, lateral_acceleration, task["motor_lag"], mass)
     target = _lane(others, lateral, speed, corner_speed, width)
 
     heading_error = 0.5 * obs[:, 6] + dead_time * (yaw_rate - curvature[:, 0] * speed)
     beside = (lateral - target).clamp(-0.35, 0.35)  # across gently
     predicted = beside + dead_time * speed * heading_error
-    pursuit = driver._pursuit_curvature(curvature, predicted, heading_error, speed, dead_time)
+    pursuit = driver.pursuit_curvature(curvature, predicted, heading_error, speed, dead_time)
     allowed = torch.minimum(corner_speed, _distance_keeping(others, lateral, target, speed, task))
-    pedal = driver._pedal(allowed, speed, torch.zeros_like(speed), task)
-    return torch.stack([driver._steering(pursuit, speed, task), pedal], 1).clamp(-1.0, 1.0)
+    force = 4.0 * mass * (allowed - speed) + car.DRAG_N_PER_M_S * speed
+    pedal = driver.pedal(force, speed, task["power"])
+    return torch.stack([driver.steering(pursuit, speed, vehicle, mass), pedal], 1).clamp(-1.0, 1.0)
 
 
 def _others(obs: Tensor, curvature: Tensor, lateral: Tensor) -> Others:
     """Find the others along the centreline that is seen, by its nearest point."""
     heading_error, speed = 0.5 * obs[:, 6:7], 5.0 * obs[:, 2:3]
-    closeness, x, y, vx, vy = obs[:, track.OBS_DIM :].reshape(-1, NUM_SEEN, 5).unbind(2)
+    closeness, x, y, vx, vy = obs[:, course.OBS_DIM :].reshape(-1, NUM_SEEN, 5).unbind(2)
     x, y, vx, vy = SIGHT_M * x, SIGHT_M * y, SPEED_SCALE * vx + speed, SPEED_SCALE * vy
     cosine, sine = heading_error.cos(), heading_error.sin()
     x, y = cosine * x - sine * y, sine * x + cosine * y + lateral.unsqueeze(1)  # from the foot on the centreline
     vx, vy = cosine * vx - sine * vy, sine * vx + cosine * vy
 
-    step = driver.AHEAD_M
+    step = course.AHEAD_M
     mean = (curvature[:, 1:] + curvature[:, :-1]) / 2
     ahead = torch.nn.functional.pad(mean.cumsum(1) * step, (1, 0))  # heading at the points, (N, 8)
     back = -step * torch.arange(BACKWARDS, 0, -1, device=obs.device) * curvature[:, :1]
@@ -121,8 +123,8 @@ def _distance_keeping(others: Others, lateral: Tensor, target: Tensor, speed: Te
     low, high = torch.minimum(lateral, target).unsqueeze(1), torch.maximum(lateral, target).unsqueeze(1)
     is_in_way = (others.lateral > low - BESIDE_M) & (others.lateral < high + BESIDE_M)
     is_in_way &= (others.way > 0) & (others.way < 2 * SIGHT_M)
-    brake = track.BRAKE_N_PER_M_S * others.speed.clamp(min=1.0) / (task["mass"] * track.MASS_KG).unsqueeze(1)
-    deceleration = 0.35 * torch.minimum(brake, (task["grip"] * track.GRAVITY).unsqueeze(1))
+    brake = car.BRAKE_N_PER_M_S * others.speed.clamp(min=1.0) / (task["mass"] * car.MASS_KG).unsqueeze(1)
+    deceleration = 0.35 * torch.minimum(brake, (task["grip"] * car.GRAVITY).unsqueeze(1))
     reaction = (task["motor_lag"] + 0.15).unsqueeze(1) * (speed.unsqueeze(1) - others.speed).clamp(min=0.0)
     room = others.way - BODY_M - STANDSTILL_M - reaction
     other = others.speed.clamp(min=0.0)
