@@ -1,0 +1,338 @@
+"""An environment of the arm and one fixture: what doors, drawers, buttons, levers and windows share.
+
+The position of the fixture's joint has to come from a start to a target. With q the position after the step,
+
+    error     |q - target| where the target is a position (`is_exact`), how far it falls short of the target otherwise
+    progress  1 - error / |target - start|, within [0, 1]
+    reward    0.25 (1 - tanh(5 d)) + 0.75 progress, d the distance (m) of tcp and handle; in [0, 1]
+    success   error <= tolerance, after any step
+
+Hidden parameters that all have, beside those of their own
+    frame_x, frame_y  m    where the handle is at the start of an episode, from the environment's usual place
+    yaw               rad  how the fixture is turned about the handle's place at the start
+    view_x, view_y    m    error of the camera: the observed handle lies that far off, always
+    frictionloss, damping, stiffness, mass: of the joint (N m or N, and so on) and the body that moves; the spring is
+    at rest at the start of an episode and works against the task
+
+Observation as in `layout`: `object_pos` the handle with the camera's error, `object_velocity` the handle's linear
+velocity, `fixture` position and velocity of the joint; `goal`, handle to where it will be at the target, with
+`goal="seen"` only; no rotation. At the start it tells where the handle seems to be, and nothing else of the task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import mujoco
+import torch
+from torch import Tensor
+
+from envs.manipulation import arm7, layout, scene
+from envs.manipulation.arm_env import ArmTask, Score, is_goal_seen, make_arm_env
+from envs.manipulation.fixture_experts import hook, press
+from envs.manipulation.fixtures import Fixture
+from envs.reaching import SIGNAL_NAMES, spatial_reaching_signals
+from metarl.env import EnvSpec, Metrics, Noise, Signals, Start
+from metarl.tasks import Parameter, Uniform
+from metarl.types import Arrays
+
+REACH_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
+TYPICAL_M, TYPICAL_M_S = 0.1, 0.5
+EYE_M, LOOK_AT_M = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24)
+"""The camera sees the fronts of fixtures."""
+JOINT = DOF = arm7.NUM_JOINTS
+"""The fixture's joint comes after the arm's."""
+HANDLE = 2
+"""Site of the handle."""
+HANDLE_VELOCITY = slice(3, 6)
+"""Numbers of sensordata."""
+MODEL_FIELDS = ("dof_frictionloss", "dof_damping", "jnt_stiffness", "qpos_spring", "body_mass", "body_inertia")
+MIRRORED_FIELDS = ("geom_pos", "jnt_pos", "jnt_axis", "body_ipos")
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Where a fixture is in a model.
+
+    Attributes:
+        joint: id of its joint.
+        part: id of the body that moves.
+        geoms: its geoms, fixed and moving.
+    """
+
+    joint: int
+    part: int
+    geoms: slice
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an environment asks for, as functions of the task.
+
+    Attributes:
+        start: task -> (N,) position of the joint at the start.
+        target: task -> (N,).
+        tolerance: largest error of a success.
+        is_exact: the target is a position, not a threshold.
+        place_m: (x, y) of the handle at the start, where frame_x and frame_y are zero.
+    """
+
+    start: Callable[[Arrays], Tensor]
+    target: Callable[[Arrays], Tensor]
+    tolerance: float
+    is_exact: bool
+    place_m: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class FixtureTask:
+    """What one environment states.
+
+    Attributes:
+        name, description: as in `EnvSpec`.
+        fixture: its kind.
+        goal: where its joint has to come to.
+        parameters: of the task, with those of `pose_parameters`, frictionloss, damping, stiffness and mass.
+        unit: of the joint, "rad" or "m".
+        model_fields, configure: what else of the model differs between tasks: (task, fields, ids) -> None changes
+            `fields` in place.
+        force: task -> (N,) constant force of the joint, N m or N; None: none.
+        presses: the expert presses from above; otherwise it hooks.
+        shifts: as in `TaskDistribution`.
+    """
+
+    name: str
+    description: str
+    fixture: Fixture
+    goal: Goal
+    parameters: tuple[Parameter, ...]
+    unit: str
+    model_fields: tuple[str, ...] = ()
+    configure: Callable[[Arrays, dict[str, Tensor], Ids], None] | None = None
+    force: Callable[[Arrays], Tensor] | None = None
+    presses: bool = False
+    shifts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def pose_parameters(
+    frame_m: float = 0.08,
+    frame_shell_m: float = 0.12,
+    yaw_rad: float = 0.4,
+    yaw_shell_rad: float = 0.6,
+    view_m: float = 0.025,
+    view_shell_m: float = 0.035,
+    hole: str = "yaw",
+) -> tuple[Parameter, ...]:
+    """Place, direction and the camera's error, each uniform around zero; the middle fifth of `hole` is held out."""
+
+    def around_zero(name: str, unit: str, half: float, shell: float, description: str) -> Parameter:
+        gap = (-0.2 * half, 0.2 * half) if name == hole else None
+        return Parameter(name, unit, Uniform(-half, half, gap, ((-shell, -half), (half, shell))), description)
+
+    return (
+        around_zero("frame_x", "m", frame_m, frame_shell_m, "place, forwards"),
+        around_zero("frame_y", "m", frame_m, frame_shell_m, "place, to the left"),
+        around_zero("yaw", "rad", yaw_rad, yaw_shell_rad, "direction, hidden"),
+        around_zero("view_x", "m", view_m, view_shell_m, "error of the observed handle, forwards, hidden"),
+        around_zero("view_y", "m", view_m, view_shell_m, "error of the observed handle, to the left, hidden"),
+    )
+
+
+def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal: str = "hidden") -> EnvSpec:
+    """Make the environment of a fixture.
+
+    Args:
+        task: what it states.
+        horizon: control steps of an episode.
+        action: "hand" or "joint".
+        goal: "hidden" or "seen", whether the observation tells where the handle shall be at the target.
+    """
+    goal_seen, fixture = is_goal_seen(goal), task.fixture
+    model = arm7.compile_scene(_build(fixture, is_drawn=False))
+    ids = ids_of(model, fixture)
+
+    def derive(named: Arrays) -> dict[str, Tensor]:
+        return place(fixture, task.goal, named)
+
+    def configure(named: Arrays, fields: Arrays) -> dict[str, Tensor]:
+        own = dict(fields)
+        set_mechanics(named, own, ids)
+        if task.configure is not None:
+            task.configure(named, own, ids)
+        return own
+
+    def start(named: Arrays, noise: Noise) -> Start:
+        own = named["start"].unsqueeze(1)
+        writes = {
+            "qpos": own,
+            "mocap_pos": named["fixture_pos"].unsqueeze(1),
+            "mocap_quat": named["fixture_quat"].unsqueeze(1),
+        }
+        if task.force is not None:
+            at_rest = own.new_zeros(len(own), arm7.NUM_JOINTS)
+            writes["qfrc_applied"] = torch.cat([at_rest, task.force(named).unsqueeze(1)], 1)
+        return Start(
+            {"age": torch.zeros_like(named["start"]), "solved_at": torch.full_like(named["start"], -1.0)}, writes
+        )
+
+    def parts(named: Arrays, data: Arrays, state: Arrays) -> layout.Parts:
+        return seen(fixture, named, data, goal_seen)
+
+    def score(named: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
+        error = joint_error(named, data["qpos"][:, JOINT])
+        success = error <= named["tolerance"]
+        age = state["age"] + 1.0
+        solved_at = torch.where(success & (state["solved_at"] < 0), age, state["solved_at"])
+        return Score(reward(named, data, error), success, {"age": age, "solved_at": solved_at})
+
+    control_dt_s = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
+
+    def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        solved_at = state["solved_at"]
+        time = torch.where(solved_at < 0, torch.full_like(solved_at, torch.nan), solved_at * control_dt_s)
+        return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time], 1)
+
+    def feedback(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
+        return (joint_error(named, data["qpos"][:, JOINT]) <= named["tolerance"]).to(torch.float32)
+
+    return make_arm_env(
+        ArmTask(
+            name=task.name,
+            description=task.description,
+            model=model,
+            scene=lambda named: _drawn(fixture),
+            parameters=task.parameters,
+            start=start,
+            parts=parts,
+            score=score,
+            expert=lambda named, obs: (press if task.presses else hook)(fixture, named, obs),
+            data_fields=("sensordata",),
+            model_fields=(*MODEL_FIELDS, *task.model_fields),
+            configure=configure,
+            uses_set_const=True,
+            derive=derive,
+            signals=Signals(SIGNAL_NAMES, _signals, feedback),
+            metrics=Metrics((f"error_{task.unit}", "time_to_success_s"), metrics),
+            max_contacts=24,
+            max_constraints=96,
+            shifts=task.shifts,
+        ),
+        action,
+        horizon,
+    )
+
+
+def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
+    """Tables of the task: start, target and tolerance of the joint, pose of the fixture, error of the camera.
+
+    The fixture is put where its handle is at the place of the task when the joint is at its start.
+    """
+    yaw, zero = task["yaw"], torch.zeros_like(task["yaw"])
+    side = task.get("handedness", zero + 1.0)
+    start, target = goal.start(task), goal.target(task)
+    turn = torch.stack([yaw.cos(), yaw.sin()], 1)
+    handle = in_world(fixture.handle(start, side), torch.zeros_like(turn[:, :1]).expand(-1, 3), turn)
+    frame = torch.stack([task["frame_x"] + goal.place_m[0], task["frame_y"] + goal.place_m[1], handle[:, 2]], 1)
+    return {
+        "start": start,
+        "target": target,
+        "tolerance": zero + goal.tolerance,
+        "is_exact": zero + float(goal.is_exact),
+        "side": side,
+        "fixture_pos": frame - handle,
+        "fixture_quat": torch.stack([(yaw / 2).cos(), zero, zero, (yaw / 2).sin()], 1),
+        "fixture_turn": turn,
+        "view": torch.stack([task["view_x"], task["view_y"], zero], 1),
+    }
+
+
+def in_world(local: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
+    """Points of the fixture's frame in that of the world, (N, 3); `turn` holds cosine and sine of yaw, (N, 2)."""
+    x, y, z = local.unbind(1)
+    cos, sin = turn.unbind(1)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1) + origin
+
+
+def ids_of(model: mujoco.MjModel, fixture: Fixture) -> Ids:
+    """Find a fixture in a model."""
+    frame, part = (model.body(name).id for name in (fixture.name, f"{fixture.name}_part"))
+    geoms = [i for i in range(model.ngeom) if model.geom_bodyid[i] in (frame, part)]
+    return Ids(model.joint(fixture.name).id, part, slice(geoms[0], geoms[-1] + 1))
+
+
+def set_mechanics(task: Arrays, fields: dict[str, Tensor], ids: Ids) -> None:
+    """Write friction, damping, spring and mass into `MODEL_FIELDS`, (N, ...), in place; `task` has those of `place`.
+
+    The fixture's joint, its degree of freedom and its position have the same number.
+    """
+    fields["dof_frictionloss"][:, ids.joint] = task["frictionloss"]
+    fields["dof_damping"][:, ids.joint] = task["damping"]
+    fields["jnt_stiffness"][:, ids.joint] = task["stiffness"]
+    fields["qpos_spring"][:, ids.joint] = task["start"]
+    ratio = task["mass"] / fields["body_mass"][:, ids.part]
+    fields["body_mass"][:, ids.part] = task["mass"]
+    fields["body_inertia"][:, ids.part] *= ratio.unsqueeze(1)
+
+
+def mirror(task: Arrays, fields: dict[str, Tensor], ids: Ids) -> None:
+    """Turn left into right where `side` is -1, in `MIRRORED_FIELDS` of each world, in place."""
+    side = task["side"].unsqueeze(1)
+    fields["geom_pos"][:, ids.geoms, 1] *= side
+    fields["jnt_pos"][:, ids.joint, 1:2] *= side
+    fields["jnt_axis"][:, ids.joint] *= side
+    fields["body_ipos"][:, ids.part, 1:2] *= side
+
+
+def joint_error(task: Arrays, position: Tensor) -> Tensor:
+    """How far the joint is from where it shall be, (N,); see the module."""
+    span = task["target"] - task["start"]
+    missing = (task["target"] - position) * span.sign()
+    return torch.where(task["is_exact"] > 0.5, missing.abs(), missing.clamp(min=0.0))
+
+
+def reward(task: Arrays, data: Arrays, error: Tensor, handle: int = HANDLE) -> Tensor:
+    """The reward of the module, (N,)."""
+    distance = torch.linalg.vector_norm(data["site_xpos"][:, handle] - data["site_xpos"][:, arm7.TCP], dim=1)
+    progress = (1.0 - error / (task["target"] - task["start"]).abs()).clamp(0.0, 1.0)
+    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * progress
+
+
+def seen(fixture: Fixture, task: Arrays, data: Arrays, goal_seen: bool) -> layout.Parts:
+    """What the observation shows of the fixture."""
+    velocity = data["sensordata"][:, HANDLE_VELOCITY]
+    handle = data["site_xpos"][:, HANDLE]
+    joint = torch.stack([data["qpos"][:, JOINT], data["qvel"][:, DOF]], 1)
+    goal = None
+    if goal_seen:
+        goal = (
+            in_world(fixture.handle(task["target"], task["side"]), task["fixture_pos"], task["fixture_turn"]) - handle
+        )
+    return layout.Parts(
+        object_pos=handle + task["view"],
+        object_velocity=torch.cat([velocity, torch.zeros_like(velocity)], 1),
+        fixture=joint,
+        goal=goal,
+    )
+
+
+def _build(fixture: Fixture, is_drawn: bool) -> mujoco.MjSpec:
+    spec = arm7.new_scene()
+    fixture.add(spec, is_drawn)
+    return spec
+
+
+@cache
+def _drawn(fixture: Fixture) -> mujoco.MjModel:
+    spec = _build(fixture, is_drawn=True)
+    scene.decorate(spec)
+    camera = spec.camera("video")
+    camera.pos, camera.fovy, camera.quat = EYE_M, 36.0, scene.look_at(EYE_M, LOOK_AT_M)
+    return spec.compile()
+
+
+def _signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+    offset = data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP]
+    velocity = data["sensordata"][:, arm7.TCP_VELOCITY]
+    return spatial_reaching_signals(offset, velocity, TYPICAL_M, TYPICAL_M_S)
