@@ -36,6 +36,7 @@ ENVIRONMENTS: dict[str, str] = {
     "track": "envs.driving.track:make_spec",
     "traffic": "envs.driving.traffic:make_spec",
     "park": "envs.driving.park:make_spec",
+    "surface-shift": "envs.driving.surface_shift:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
     "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",

@@ -60,11 +60,13 @@ DATA_FIELDS = ("qpos", "sensordata")
 SIGNAL_NAMES = ("edge_distance", "heading_error", "progress_speed", "slip", "steering")
 METRIC_NAMES = ("progress_m", "lap_time_s", "off_track", "slip_angle_rad")
 
+DIRECTION = Parameter("direction", "1", Choice((-1.0, 1.0)), "1 counter-clockwise, -1 clockwise")
+SHAPE = Parameter("shape", "1", Uniform(-1.0, 1.0), "Fourier coefficients of the road", (roads.SHAPE_SIZE,))
 ROAD = (
     Parameter("max_curvature", "1/m", Uniform(0.5, 0.9, None, ((0.9, 1.1),)), "of the sharpest corner"),
     Parameter("width", "m", Uniform(1.3, 1.7, None, ((1.1, 1.3),)), "of the road"),
-    Parameter("direction", "1", Choice((-1.0, 1.0)), "1 counter-clockwise, -1 clockwise"),
-    Parameter("shape", "1", Uniform(-1.0, 1.0), "Fourier coefficients of the road", (roads.SHAPE_SIZE,)),
+    DIRECTION,
+    SHAPE,
 )
 
 
