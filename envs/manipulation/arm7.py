@@ -2,10 +2,12 @@
 
 The base stands at the origin of a table whose top is the plane z = 0; x points forwards, away from the base. The arm
 is weightless (gravity compensation) and follows joint targets by position servos, kp (q_target - q) - kv dq/dt,
-clipped at a peak torque. In `HOME_RAD` the hand points down, its fingers open along y, over the middle of the table.
+clipped at a peak torque. At home, `HOME_RAD` from upright, the hand points down over the middle of the table, its
+fingers open along y. Joint positions are measured from there: home is zero, so that servos hold it until they hear
+their first command, however late that comes.
 
     joint  0 base yaw   1 shoulder pitch   2 upper arm roll   3 elbow pitch   4 forearm roll   5 wrist pitch   6 flange
-    joint  7, 8 fingers, 0 closed .. 0.045 m open; an equality constraint keeps both at the same opening
+    joint  7, 8 fingers, 0 open .. -0.045 m closed; an equality constraint keeps both at the same opening
     site   0 `tcp`      where the controller believes the hand to be: on the flange, 14 cm in front of it
     site   1 `pinch`    the middle between the pads; differs from `tcp` by a wrong mounting of the hand only
     sensor 0-2          velocity of `tcp`, m/s
@@ -37,18 +39,21 @@ HAND, FINGERS = "hand", ("finger_left", "finger_right")
 SHOULDER_M, UPPER_ARM_M, FOREARM_M = 0.34, 0.45, 0.45
 WRIST_M, HAND_M, TCP_M = 0.05, 0.03, 0.14
 """Wrist pitch to flange; flange to hand; flange to tcp."""
-FINGER_OPEN_M, FINGER_CLOSED_M = 0.045, -0.005
-"""Targets of a finger; the closed one lies behind the other finger, so that a small object is squeezed, too."""
+FINGER_TRAVEL_M = 0.045
+FINGER_OPEN_M, FINGER_CLOSED_M = 0.0, -0.05
+"""Targets of a finger; the closed one lies 5 mm behind the other finger, so that a small object is squeezed, too."""
 FINGERTIP_M = 0.012
 """How far the fingers reach beyond tcp and pinch."""
 GRIP_FORCE_N = 20.0
 """Largest force of each finger."""
 HOME_RAD = (0.0, 0.4926, 0.0, 1.9568, 0.0, 0.6922, 0.0)
+"""Where all joint positions are zero, measured from the upright arm."""
 HOME_TCP_M = (0.5, 0.0, 0.2)
 TIMESTEP_S, NUM_SUBSTEPS = 0.005, 4
 
 _AXES = ((0, 0, 1), (0, 1, 0), (0, 0, 1), (0, 1, 0), (0, 0, 1), (0, 1, 0), (0, 0, 1))
-_RANGES_RAD = ((-2.7, 2.7), (-0.9, 2.0), (-2.7, 2.7), (0.05, 2.8), (-2.7, 2.7), (-1.2, 2.8), (-2.9, 2.9))
+_UPRIGHT_RANGES_RAD = ((-2.7, 2.7), (-0.9, 2.0), (-2.7, 2.7), (0.05, 2.8), (-2.7, 2.7), (-1.2, 2.8), (-2.9, 2.9))
+_RANGES_RAD = tuple((low - home, high - home) for (low, high), home in zip(_UPRIGHT_RANGES_RAD, HOME_RAD, strict=True))
 _OFFSETS_M = (0.16, SHOULDER_M - 0.16, 0.2, UPPER_ARM_M - 0.2, 0.2, FOREARM_M - 0.2, WRIST_M)
 _LINK_RADIUS_M = (0.055, 0.05, 0.045, 0.043, 0.038, 0.034, 0.03)
 _LINK_MASS_KG = (1.0, 0.7, 0.5, 0.5, 0.35, 0.2, 0.1)
@@ -98,7 +103,8 @@ def _joint_names() -> list[str]:
 def _add_arm(spec: mujoco.MjSpec, max_delay_s: float) -> None:
     body = spec.worldbody
     for i, name in enumerate(_joint_names()):
-        body = body.add_body(name=f"link{i}", pos=[0, 0, _OFFSETS_M[i]], gravcomp=1.0)
+        turn = [math.cos(HOME_RAD[i] / 2), *(math.sin(HOME_RAD[i] / 2) * a for a in _AXES[i])]
+        body = body.add_body(name=f"link{i}", pos=[0, 0, _OFFSETS_M[i]], quat=turn, gravcomp=1.0)
         body.add_joint(name=name, axis=_AXES[i], range=_RANGES_RAD[i], armature=_ARMATURE[i], damping=[0.5, 0, 0])
         length = _OFFSETS_M[i + 1] if i + 1 < NUM_ARM_JOINTS else HAND_M
         _add_link(body, i, length)
@@ -141,12 +147,12 @@ def _add_hand(hand: mujoco.MjsBody) -> None:
         name="palm", type=capsule, fromto=[0, -0.05, 0, 0, 0.05, 0], size=[0.022, 0, 0], mass=0.2, **_ROBOT_CONTACT
     )
     for name, side in zip(FINGERS, (1.0, -1.0), strict=True):
-        finger = hand.add_body(name=name, pos=[0, 0, 0.03], gravcomp=1.0)
+        finger = hand.add_body(name=name, pos=[0, side * FINGER_TRAVEL_M, 0.03], gravcomp=1.0)
         finger.add_joint(
             name=name,
             type=mujoco.mjtJoint.mjJNT_SLIDE,
             axis=[0, side, 0],
-            range=[0.0, FINGER_OPEN_M],
+            range=[-FINGER_TRAVEL_M, 0.0],
             armature=0.1,
             damping=[30.0, 0, 0],
         )

@@ -6,12 +6,12 @@ the arm's start, the actions, the observation of `layout` and the hidden paramet
 Actions in [-1, 1], 50 Hz
     "hand"   0-2  moves the commanded position of the hand, x, y, z, by up to 2 cm per step (1 m/s). It stays within
                   4 cm of where the hand is, so that the hand presses with at most about 100 N, and in the
-                  workspace x .15-.85, y -.5-.5, z .01-.55 m. The hand points down, its fingers open along y.
+                  workspace x .15-.85, y -.5-.5, z -.01-.55 m. The hand points down, its fingers open along y.
              3    gripper: 1 closes, -1 opens; a position, pressed with at most 20 N per finger
-    "joint"  0-6  targets of the joints, home + action x (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6) rad
+    "joint"  0-6  targets of the joints from home, action x (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6) rad
              7-8  targets of the fingers, 1 closes, -1 opens
 
-Start: `arm7.HOME_RAD`, each joint up to 0.01 rad away, at rest, the gripper open.
+Start: home, each joint up to 0.01 rad away, at rest, the gripper open.
 
 Hidden parameters of the controller (`CONTROL_PARAMETERS`; an environment takes those that it wants)
     name           unit  train     shell             what it changes
@@ -40,7 +40,7 @@ ACTIONS = {"hand": 4, "joint": arm7.NUM_JOINTS}
 """Action modes and their numbers."""
 HAND_STEP_M = 0.02
 HAND_LEASH_M = 0.04
-HAND_LOW_M, HAND_HIGH_M = (0.15, -0.5, 0.01), (0.85, 0.5, 0.55)
+HAND_LOW_M, HAND_HIGH_M = (0.15, -0.5, -0.01), (0.85, 0.5, 0.55)
 JOINT_SPAN_RAD = (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6)
 START_NOISE_RAD = 0.01
 MAX_DELAY_S = 0.06
@@ -114,7 +114,7 @@ class ArmTask:
     start_noise: int = 0
     data_fields: tuple[str, ...] = ()
     model_fields: tuple[str, ...] = ()
-    configure: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None
+    configure: Callable[[Arrays, dict[str, Tensor]], dict[str, Tensor]] | None = None
     uses_set_const: bool = False
     max_contacts: int = 16
     max_constraints: int = 64
@@ -148,7 +148,7 @@ def make_arm_env(arm_task: ArmTask, action: str = "hand", horizon: int = HORIZON
         return own | _tables(next(iter(task.values())), action_dim)
 
     def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
-        num_worlds = len(task["arm_home"])
+        num_worlds = len(task["arm_action"])
         fields = {name: value.repeat(num_worlds, *[1] * value.dim()) for name, value in defaults.items()}
         _set_controller(task, fields)
         return fields if arm_task.configure is None else fields | arm_task.configure(task, fields)
@@ -156,8 +156,7 @@ def make_arm_env(arm_task: ArmTask, action: str = "hand", horizon: int = HORIZON
     def reset(task: Arrays, noise: Noise) -> Start:
         own = arm_task.start(task, Noise(noise.uniform[:, arm7.NUM_ARM_JOINTS :], noise.normal))
         spread = 2.0 * START_NOISE_RAD * (noise.uniform[:, : arm7.NUM_ARM_JOINTS] - 0.5)
-        home = task["arm_home"]
-        qpos = [home[:, : arm7.NUM_ARM_JOINTS] + spread, home[:, arm7.NUM_ARM_JOINTS :]]
+        qpos = [spread, torch.zeros_like(spread[:, : len(arm7.FINGERS)])]  # home, open
         qpos += [own.writes["qpos"]] if "qpos" in own.writes else []
         state = {
             "hand_target": task["hand_start"].clone(),
@@ -230,10 +229,8 @@ def is_goal_seen(goal: str) -> bool:
 def _tables(like: Tensor, action_dim: int) -> dict[str, Tensor]:
     """Constants of the arm as (N, ...) tables, beside those of the task."""
     num_worlds = len(like)
-    home = [*arm7.HOME_RAD, arm7.FINGER_OPEN_M, arm7.FINGER_OPEN_M]
     constants = {
-        "arm_home": home,
-        "arm_joint_middle": [*arm7.HOME_RAD, _FINGER_MIDDLE_M, _FINGER_MIDDLE_M],
+        "arm_joint_middle": [*[0.0] * arm7.NUM_ARM_JOINTS, _FINGER_MIDDLE_M, _FINGER_MIDDLE_M],
         "arm_joint_span": [*JOINT_SPAN_RAD, -_FINGER_SPAN_M, -_FINGER_SPAN_M],
         "arm_obs_scale": layout.scales(action_dim),
         "arm_action": [0.0] * action_dim,
@@ -267,7 +264,7 @@ def _hand_control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> 
     missing = _commanded(task, state["hand_target"], action) - tcp
     error = torch.cat([missing, hand.downward_error(data["site_xmat"][:, arm7.TCP])], 1)
     jacobian_t = hand.jacobian_transposed(data["xanchor"][:, arm], data["xaxis"][:, arm], tcp)
-    drift = torch.sub(task["arm_home"][:, arm], qpos) * hand.POSTURE_RATE
+    drift = qpos * -hand.POSTURE_RATE  # home is zero
     joints = qpos + hand.joint_step(jacobian_t, error, drift)
     finger = torch.add(task["arm_joint_middle"][:, 7:], action[:, 3:], alpha=-_FINGER_SPAN_M)  # (N, 2)
     return torch.cat([joints, finger], 1)

@@ -66,9 +66,8 @@ def solve_spd(matrix: Tensor, right: Tensor) -> Tensor:
     rest = torch.cat([matrix, right.unsqueeze(2)], 2).permute(1, 2, 0).contiguous()  # (n, n + 1, N)
     for k in range(matrix.shape[1]):
         pivot_row = rest[k, 1:] / rest[k, 0]
-        factor = rest[:, 0].clone()  # (n, N)
-        factor[k] -= 1.0  # leaves the pivot's own row divided by the pivot
-        rest = torch.addcmul(rest[:, 1:], factor.unsqueeze(1), pivot_row, value=-1.0)
+        rest = torch.addcmul(rest[:, 1:], rest[:, :1], pivot_row, value=-1.0)
+        rest[k] = pivot_row
     return rest[:, 0].t()
 
 

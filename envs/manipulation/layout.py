@@ -1,7 +1,7 @@
 """The one observation of all manipulation environments, so that one policy can be trained on several of them.
 
     name             size  what                                                        unit    scale
-    joint_pos           9  seven joints; two fingers                                   rad; m  1; 20
+    joint_pos           9  seven joints; two fingers, from home and open               rad; m  1; 20
     joint_vel           9  the same                                                    1/s     0.3; 5
     tcp                 3  where the controller believes the hand to be                m       2
     opening             1  of the gripper, both fingers together                       m       10
@@ -102,7 +102,7 @@ def assemble(
     Returns:
         (N, O).
     """
-    opening = joint_pos[:, arm7.NUM_ARM_JOINTS :].sum(1, keepdim=True)
+    opening = joint_pos[:, arm7.NUM_ARM_JOINTS :].sum(1, keepdim=True) + 2.0 * arm7.FINGER_TRAVEL_M
     blocks = [joint_pos, joint_vel, tcp, opening]
     for name, part in zip(Parts._fields, parts, strict=True):
         blocks.append(tcp.new_zeros(len(tcp), _SIZES[name]) if part is None else part)

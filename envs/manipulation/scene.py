@@ -57,6 +57,20 @@ def add_goal(spec: mujoco.MjSpec, name: str, shape: mujoco.mjtGeom, size: tuple[
     body.add_geom(name=name, type=shape, size=[*size, *[0.0] * (3 - len(size))], rgba=rgba, **_NO_CONTACT)
 
 
+def add_touch_sensors(spec: mujoco.MjSpec, body: str) -> None:
+    """Add two sensors, one per finger: how many contacts it has with a body (0: none)."""
+    for finger in arm7.FINGERS:
+        spec.add_sensor(
+            name=f"{finger}_touches_{body}",
+            type=mujoco.mjtSensor.mjSENS_CONTACT,
+            objtype=mujoco.mjtObj.mjOBJ_BODY,
+            objname=finger,
+            reftype=mujoco.mjtObj.mjOBJ_BODY,
+            refname=body,
+            intprm=[1 << int(mujoco.mjtConDataField.mjCONDATA_FOUND), 0, 1],
+        )
+
+
 def decorate(spec: mujoco.MjSpec) -> None:
     """Add what only pictures need: nothing that moves otherwise or touches anything.
 
