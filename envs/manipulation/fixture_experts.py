@@ -3,7 +3,7 @@
 `hook` holds the closed fingers behind the handle, seen in the direction in which it shall move, and takes it along:
 
     away  lift, go above the place behind the handle, come down there
-    there the commanded position leads the handle along its path, by what is left to go and what friction and spring take
+    there the commanded position leads the handle on its path, by what is left to go and what friction and spring take
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEAD_M = 0.035
 """The commanded position leads the handle by at most this."""
 
 BEYOND_M = 0.03
-"""How far past a threshold."""
+"""How far past a target without tolerance."""
 
 
 def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     route = torch.cat([torch.where(hold, tcp[:, :2], landing[:, :2]), height.unsqueeze(1)], 1)
 
     effort = task["frictionloss"] + task["stiffness"] * (position - task["start"]).abs()
-    beyond = torch.where(task["is_exact"] > 0.5, torch.zeros_like(rate), torch.full_like(rate, BEYOND_M))
+    beyond = torch.where(task["tolerance"] > 0.0, torch.zeros_like(rate), torch.full_like(rate, BEYOND_M))
     left = (missing - 0.06 * velocity) * sense * rate + beyond
     lead = (left + effort / rate / HAND_STIFFNESS).clamp(-LEAD_M, LEAD_M)
     pulled = handle + (lead - TOUCHING_M).unsqueeze(1) * ahead
