@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.part_threads import PartThreads
@@ -36,6 +35,7 @@ from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rollout import collect, join
 from metarl.seeding import copy_generator, make_generator
 from metarl.types import Continuous, Rollout
+from metarl.worlds import Spec, Worlds
 
 Goal = Tensor | dict[str, Tensor]
 """How the true return changes with a policy, see `LearnedLossLearner.goals`."""
@@ -69,7 +69,7 @@ class LearnedLossLearner:
     samples_support = True
     """Adaptation needs sampled actions: there is no deterministic trial."""
 
-    def __init__(self, spec: EnvSpec, config: LearnedLossConfig, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: LearnedLossConfig, seed: int, device: str | torch.device = "cpu"):
         self.config = config
         self.device = torch.device(device)
         self.horizon = spec.horizon
@@ -142,7 +142,7 @@ class LearnedLossLearner:
         drawn = [self.policy.initial_parameters(generator) for _ in range(num_tasks)]
         return {name: torch.stack([one[name] for one in drawn]).to(self.device) for name in drawn[0]}
 
-    def collect(self, env: BatchedEnv) -> Rollout:
+    def collect(self, env: Worlds) -> Rollout:
         """K inner updates of each policy of the meta-batch, on its task."""
         tasks = env.task[:: self.config.episodes_per_task]
         num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
@@ -156,10 +156,10 @@ class LearnedLossLearner:
 
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
@@ -357,14 +357,14 @@ class LearnedLossLearner:
     @torch.no_grad()
     def _live(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         meta: Parameters,
         meta_dim: int | None,
         starts: Parameters,
         ages: Tensor,
         num_episodes: int,
         generator: torch.Generator,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Let policies learn. One whose update is not finite goes on with the parameters that it had.
