@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from metarl.env import BatchedEnv, EnvSpec
+    from metarl.worlds import Spec, Worlds
 
 ENVIRONMENTS: dict[str, str] = {
     "bandit": "envs.toy.bandit:make_spec",
@@ -33,20 +33,20 @@ ENVIRONMENTS: dict[str, str] = {
     "walker-rand-params": "envs.locomotion.rand_params:make_walker",
     "hopper-rand-params": "envs.locomotion.rand_params:make_hopper",
 }
-"""Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec`."""
+"""Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec` or a `ProcessSpec`."""
 
 
-_REGISTERED: dict[str, Callable[..., EnvSpec]] = {}
+_REGISTERED: dict[str, Callable[..., Spec]] = {}
 
 
-def register(name: str, factory: Callable[..., EnvSpec]) -> None:
+def register(name: str, factory: Callable[..., Spec]) -> None:
     """Make an environment of your own known by name in this process.
 
     A package makes its environments known to every process by the entry-point group `metarl.environments`.
 
     Args:
         name: how users type it; takes the place of an environment of the same name.
-        factory: returns an `EnvSpec`; its keyword arguments are the environment's options.
+        factory: returns an `EnvSpec` or a `ProcessSpec`; its keyword arguments are the environment's options.
     """
     _REGISTERED[name] = factory
 
@@ -57,7 +57,7 @@ def names() -> list[str]:
     return list(dict.fromkeys([*ENVIRONMENTS, *_REGISTERED, *others]))
 
 
-def make_spec(name: str, **options: Any) -> EnvSpec:
+def make_spec(name: str, **options: Any) -> Spec:
     """Make the specification of an environment.
 
     Args:
@@ -81,16 +81,14 @@ def make_spec(name: str, **options: Any) -> EnvSpec:
     return factory(**options)
 
 
-def make(
-    name: str, num_worlds: int, *, device: str | torch.device = "cpu", seed: int = 0, **options: Any
-) -> BatchedEnv:
-    """Make `num_worlds` worlds of an environment; see `BatchedEnv`."""
-    from metarl.env import BatchedEnv
+def make(name: str, num_worlds: int, *, device: str | torch.device = "cpu", seed: int = 0, **options: Any) -> Worlds:
+    """Make `num_worlds` worlds of an environment; see `metarl.worlds.make_worlds`."""
+    from metarl.worlds import make_worlds
 
-    return BatchedEnv(make_spec(name, **options), num_worlds, device=device, seed=seed)
+    return make_worlds(make_spec(name, **options), num_worlds, device=device, seed=seed)
 
 
-def _factory(name: str) -> Callable[..., EnvSpec]:
+def _factory(name: str) -> Callable[..., Spec]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in ENVIRONMENTS:

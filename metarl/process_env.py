@@ -307,9 +307,8 @@ def _action_space(spaces: Spaces) -> ActionSpace:
 def _padded(rows: list[np.ndarray]) -> Tensor:
     """Stack arrays that differ in their first dimension, (N, longest, ...) float32, zeros where they are shorter."""
     longest = max(len(row) for row in rows)
-    return torch.from_numpy(
-        np.stack([np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]).astype(np.float32)
-    )
+    padded = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
+    return torch.from_numpy(np.stack(padded).astype(np.float32))
 
 
 def _value(value: Tensor) -> float | np.ndarray:

@@ -1,4 +1,4 @@
-"""Worlds of any specification: tensors on an engine (`EnvSpec`), or gymnasium environments in processes (`ProcessSpec`).
+"""Worlds of any specification: batched functions on an engine (`EnvSpec`), or processes (`ProcessSpec`).
 
 Training, evaluation, recording and the adapters make their worlds with `make_worlds` and use what `Worlds` names, so
 that they need not know which of the two they have.

@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.part_threads import PartThreads
-from metarl.learners.pathwise import pathwise_gradient
+from metarl.learners.pathwise import is_differentiable, pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
@@ -34,7 +34,7 @@ from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rollout import collect, join
 from metarl.seeding import copy_generator, make_generator
-from metarl.types import Continuous, Rollout
+from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds
 
 Goal = Tensor | dict[str, Tensor]
@@ -104,13 +104,12 @@ class LearnedLossLearner:
             shapes if config.learns_offset else None,
         )
         self.spec = spec
-        differentiable = spec.physics is None and isinstance(spec.action_space, Continuous)
-        if config.true_gradient == "pathwise" and not differentiable:
+        if config.true_gradient == "pathwise" and not is_differentiable(spec):
             raise ConfigError(
                 f"true_gradient pathwise needs an environment without physics and with continuous actions, "
                 f"which {spec.name} is not. Take score."
             )
-        self._is_pathwise = config.true_gradient != "score" and differentiable
+        self._is_pathwise = config.true_gradient != "score" and is_differentiable(spec)
         at_once = self._chunk(config.meta_batch_size) * (config.update_threads if self.device.type == "cpu" else 1)
         refuse_beyond_memory(unroll_bytes(config, at_once, self.horizon, self.policy.dims), self.device)
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))

@@ -171,9 +171,7 @@ class RL2:
         generator = self.generators["policy"]
         return collect(env, self.network, self.config.episodes_per_trial, generator, reads_signals=reads_signals)
 
-    def trial(
-        self, env: Worlds, num_episodes: int, generator: torch.Generator | None, on_step: Any = None
-    ) -> Rollout:
+    def trial(self, env: Worlds, num_episodes: int, generator: torch.Generator | None, on_step: Any = None) -> Rollout:
         """Adapt to the tasks that the environment holds; `generator` None acts deterministically."""
         return collect(env, self.network, num_episodes, generator, on_step)
 
