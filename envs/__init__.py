@@ -6,10 +6,13 @@ Names are known without torch or MuJoCo being loaded, so that `metarl --help` an
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
+
+from envs.metaworld import CLASSES
 
 if TYPE_CHECKING:
     import torch
@@ -32,8 +35,12 @@ ENVIRONMENTS: dict[str, str] = {
     "ant-goal": "envs.locomotion.ant:make_goal",
     "walker-rand-params": "envs.locomotion.rand_params:make_walker",
     "hopper-rand-params": "envs.locomotion.rand_params:make_hopper",
+    "metaworld-ml10": "envs.metaworld.benchmarks:make_ml10",
+    "metaworld-ml45": "envs.metaworld.benchmarks:make_ml45",
+    **{f"metaworld-ml1-{name}": f"envs.metaworld.benchmarks:make_ml1:{name}" for name in CLASSES},
 }
-"""Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec` or a `ProcessSpec`."""
+"""Name -> "module:function"; the function takes the environment's options and returns an `EnvSpec` or a `ProcessSpec`.
+"module:function:member" is one of a family: the function takes the member as its first argument."""
 
 
 _REGISTERED: dict[str, Callable[..., Spec]] = {}
@@ -55,6 +62,18 @@ def names() -> list[str]:
     """The names of all environments, registered and third-party ones included."""
     others = (entry.name for entry in entry_points(group="metarl.environments"))
     return list(dict.fromkeys([*ENVIRONMENTS, *_REGISTERED, *others]))
+
+
+def families(among: Iterable[str]) -> dict[str, list[str]]:
+    """Names with those of a family put together: {"track": [], "metaworld-ml1-*": ["assembly", ...], ...}."""
+    found: dict[str, list[str]] = {}
+    for name in among:
+        _, _, *member = ENVIRONMENTS.get(name, "::").split(":") if name not in _REGISTERED else ("", "")
+        if any(member):
+            found.setdefault(f"{name.removesuffix(member[0])}*", []).extend(member)
+        else:
+            found[name] = []
+    return found
 
 
 def make_spec(name: str, **options: Any) -> Spec:
@@ -92,8 +111,8 @@ def _factory(name: str) -> Callable[..., Spec]:
     if name in _REGISTERED:
         return _REGISTERED[name]
     if name in ENVIRONMENTS:
-        module, function = ENVIRONMENTS[name].split(":")
-        return getattr(import_module(module), function)
+        module, function, *member = ENVIRONMENTS[name].split(":")
+        return partial(getattr(import_module(module), function), *member)
     for entry in entry_points(group="metarl.environments"):
         if entry.name == name:
             return entry.load()

@@ -20,7 +20,7 @@ import multiprocessing
 import os
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -200,9 +200,10 @@ class GymTaskDistribution:
         poses = [pose for part in self._ask("poses", [()] * len(self._workers)) for pose in part]
         return {name: _padded([pose[name] for pose in poses]) for name in ("qpos", "mocap_pos", "mocap_quat")}
 
-    def models(self) -> list[Any]:
-        """The MuJoCo model of each world as it is now, N mujoco.MjModel."""
-        return [model for part in self._ask("models", [()] * len(self._workers)) for model in part]
+    def models(self, world_ids: Iterable[int]) -> list[Any]:
+        """The MuJoCo models of some worlds as they are now, mujoco.MjModel in the order of the worlds."""
+        asked = [([int(i - ids[0]) for i in sorted(world_ids) if i in ids],) for ids in self._worlds]
+        return [model for part in self._ask("models", asked) for model in part]
 
     def step(self, action: Tensor) -> Step:
         """Advance all worlds by one control step.

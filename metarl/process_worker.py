@@ -160,9 +160,10 @@ class WorkerEnvs:
         datas = [getattr(env.unwrapped, "data") for env in self._made()]  # noqa: B009
         return [{name: getattr(data, name).copy() for name in ("qpos", "mocap_pos", "mocap_quat")} for data in datas]
 
-    def models(self) -> list[Any]:
-        """The MuJoCo model of each environment, as it is now."""
-        return [getattr(env.unwrapped, "model") for env in self._made()]  # noqa: B009
+    def models(self, env_ids: Sequence[int]) -> list[Any]:
+        """The MuJoCo models of some environments, as they are now."""
+        envs = self._made()
+        return [getattr(envs[i].unwrapped, "model") for i in env_ids]  # noqa: B009
 
     def tells_success(self) -> bool:
         """Whether a step so far has told of success."""

@@ -181,7 +181,9 @@ def watch(
         name: getattr(rollout, name)[:, shown].unflatten(0, (num_episodes, -1)).cpu().numpy()  # (K, H, B)
         for name in ("reward", "success", "valid", "failed")
     }
-    headings = describe_tasks(env.spec.tasks, env.task[shown].cpu())
+    tasks = env.task[shown].cpu()
+    names = env.spec.describe if isinstance(env.spec, ProcessSpec) else None
+    headings = [(names(task),) for task in tasks] if names else describe_tasks(env.spec.tasks, tasks)
     models = _drawing_models(env)
     clips = [
         Clip(
@@ -406,7 +408,7 @@ def _drawing_models(env: Worlds) -> list[mujoco.MjModel]:
     """What the worlds of each task look like: the environment's scene, or its model with the task's fields."""
     physics = env.spec.physics
     if isinstance(env, GymTaskDistribution):
-        return env.models()[:: env.num_worlds // env.num_tasks]
+        return env.models(range(0, env.num_worlds, env.num_worlds // env.num_tasks))
     if physics is None:
         return [env.spec.drawing.model()] * env.num_tasks if env.spec.drawing is not None else []
     task: dict[str, Tensor] = env.spec.tasks.unpack(env.task[:: env.num_worlds // env.num_tasks])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,9 +17,6 @@ from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import SpecError
 from metarl.tasks import TaskDistribution
 from metarl.types import ActionSpace, Continuous, Discrete, Step
-
-if TYPE_CHECKING:
-    import gymnasium
 
 
 @dataclass(frozen=True)
@@ -50,6 +47,7 @@ class ProcessSpec:
         expert: name of a method of the environment that returns what a scripted policy does now, as its native action;
             empty: there is none.
         body: how to draw the environments; None: they have nothing to show.
+        describe: a task, (P,) -> what it is called in a video; None: its numbers.
         start_method, timeout_s: see `metarl.process_env.GymTaskDistribution`.
         samples_actions, description: as in `EnvSpec`.
     """
@@ -59,9 +57,10 @@ class ProcessSpec:
     obs_dim: int
     action_space: ActionSpace
     horizon: int
-    factory: Callable[..., gymnasium.Env]
+    factory: Callable[..., Any]
     expert: str = ""
     body: ProcessBody | None = None
+    describe: Callable[[Tensor], str] | None = None
     start_method: str = "spawn"
     timeout_s: float = 60.0
     samples_actions: bool = False
