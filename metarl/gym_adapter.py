@@ -23,10 +23,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError, RenderError, UnknownNameError
 from metarl.task_worlds import TaskLike, TaskWorlds, named_task
 from metarl.types import ActionSpace, Continuous, Step
+from metarl.worlds import Spec
 
 
 def box(dim: int) -> spaces.Box:
@@ -69,7 +69,7 @@ class GymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         *,
         task: TaskLike | None = None,
         split: str = "train",
@@ -135,7 +135,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         num_envs: int,
         *,
         task: TaskLike | None = None,
@@ -260,14 +260,14 @@ class Frames:
         return spec.physics.scene({name: value[0] for name, value in named.items()})
 
 
-def render_metadata(spec: EnvSpec) -> dict[str, Any]:
+def render_metadata(spec: Spec) -> dict[str, Any]:
     """What gymnasium wants to know about frames; environments without a body have none."""
     if spec.physics is None:
         return {"render_modes": []}
     return {"render_modes": ["rgb_array"], "render_fps": round(1.0 / spec.physics.control_dt_s)}
 
 
-def checked_render_mode(spec: EnvSpec, render_mode: str | None) -> str | None:
+def checked_render_mode(spec: Spec, render_mode: str | None) -> str | None:
     """The render mode, if the environment has it.
 
     Raises:

@@ -1,7 +1,7 @@
 """How well the scripted experts, which are told the task, solve every split: the proof that the tasks can be solved.
 
-    python scripts/bench_experts.py                  # all environments that have an expert
-    python scripts/bench_experts.py --envs push park
+python scripts/bench_experts.py                  # all environments that have an expert
+python scripts/bench_experts.py --envs push park
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     torch.set_num_threads(1)
     results: dict[str, dict[str, Any]] = {}
     try:
-        for name in arguments.envs or envs.names():
+        for name in arguments.envs or envs.OWN:
             if envs.make_spec(name).expert is not None:
                 results[name] = judged(name, arguments.num_tasks)
     except MetarlError as error:

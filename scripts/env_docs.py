@@ -44,7 +44,7 @@ def main() -> None:
 
 def all_pages() -> dict[Path, str]:
     """Every page with its text."""
-    specs = {name: envs.make_spec(name) for name in envs.ENVIRONMENTS}
+    specs = {name: envs.make_spec(name) for name in envs.OWN}
     pages = {FOLDER / f"{name}.md": page(spec) for name, spec in specs.items()}
     return {FOLDER / "README.md": index(list(specs.values())), **pages}
 

@@ -32,7 +32,7 @@ def main() -> None:
         if arguments.videos is None:
             draw_sheets(arguments.envs)
         else:
-            names = arguments.videos or [name for name in envs.names() if envs.make_spec(name).expert is not None]
+            names = arguments.videos or [name for name in envs.OWN if envs.make_spec(name).expert is not None]
             for name in names:
                 film_expert(envs.make_spec(name), arguments.split, arguments.num_tasks)
     except MetarlError as error:
@@ -41,7 +41,7 @@ def main() -> None:
 
 def draw_sheets(names: list[str] | None) -> None:
     """One picture of each environment by itself; all together where none was asked for by name."""
-    specs = [spec for spec in map(envs.make_spec, names or envs.names()) if spec.physics or spec.drawing]
+    specs = [spec for spec in map(envs.make_spec, names or envs.OWN) if spec.physics or spec.drawing]
     for spec in specs:
         page = ROOT / "docs" / "envs" / f"{spec.name}.png"
         page.parent.mkdir(parents=True, exist_ok=True)
