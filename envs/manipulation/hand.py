@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-DAMPING = 0.04
+DAMPING = 0.025
 """lambda; m and rad."""
 POSTURE_RATE = 0.15
 """Share of the way back to the posture of rest that a control step asks for."""
