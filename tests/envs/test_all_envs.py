@@ -236,7 +236,6 @@ def test_every_parameter_changes_something(name):
 
 
 FIXTURES = ("door-open", "door-close", "drawer-open", "drawer-close", "button", "lever", "window", "families")
-FIXTURES = ("door-open", "door-close", "drawer-open", "drawer-close", "button", "lever", "window", "families")
 ROADS = ("track", "track-wheels", "surface-shift", "payload", "traffic", "park")
 SHOWING = (*FIXTURES, *ROADS, "reach-robots", "grasp")
 """Environments that show a part of the task, such as the road ahead; their own tests look at the hidden rest."""
