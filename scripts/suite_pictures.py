@@ -18,7 +18,7 @@ from metarl.record import record, snapshot
 ROOT = Path(__file__).parents[1]
 SHOWN_AT_S = 1.0
 """Seconds of an episode before a picture is taken."""
-COLUMNS = 6
+COLUMNS = 7
 
 
 def main() -> None:
