@@ -133,7 +133,7 @@ def _spec(name: str, classes: Choice, fixed: dict[str, Tensor], horizon: int, de
         horizon=horizon,
         factory=MakeEnv(tuple(map(class_name, CLASSES))),
         expert="expert_action",
-        body=ProcessBody(_CONTROL_DT_S, camera="corner4"),
+        body=ProcessBody(_CONTROL_DT_S, camera="video"),
         describe=class_of,
         description=f"{description} Needs `{INSTALL}`.",
     )

@@ -5,13 +5,17 @@ Loads no torch, so that workers start quickly, and the package itself when the f
 
 from __future__ import annotations
 
-import copy
+import warnings
 from typing import Any
 
 import numpy as np
 
 from envs.metaworld.shim import load
 from metarl.errors import SpecError
+
+_CAMERA_POS_M, _CAMERA_FOVY_DEG = (0.95, 0.05, 0.85), 44.0
+_CAMERA_LOOKS_AT_M = (0.0, 0.65, 0.1)
+_MARK_SIZE_M, _MARK_RGBA = (0.02, 0.0, 0.0), (0.15, 0.85, 0.25, 0.7)
 
 GOAL_DIM = 6
 """Numbers of a goal; classes that have three leave the others at zero."""
@@ -72,11 +76,16 @@ class GoalEnv:
 
     @property
     def model(self) -> Any:
-        """The mujoco.MjModel, with the goal's marks where the environment moves them without telling the model."""
-        model, data = copy.copy(self._env.model), self._env.data
-        for name, position in self._env._target_site_config:
-            body = model.body(model.site(name).bodyid[0]).id
-            model.site(name).pos = data.xmat[body].reshape(3, 3).T @ (position - data.xpos[body])
+        """The mujoco.MjModel to draw: with a mark at the goal, and a camera that stands upright, as none of theirs."""
+        import mujoco
+
+        drawn = mujoco.MjSpec.from_file(self._env.fullpath)
+        goal = self._env._get_pos_goal()
+        sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+        drawn.worldbody.add_geom(type=sphere, size=_MARK_SIZE_M, rgba=_MARK_RGBA, pos=goal, contype=0, conaffinity=0)
+        drawn.worldbody.add_camera(name="video", pos=_CAMERA_POS_M, quat=_camera_quat(), fovy=_CAMERA_FOVY_DEG)
+        model = drawn.compile()
+        model.body_pos[:], model.body_quat[:] = self._env.model.body_pos, self._env.model.body_quat
         return model
 
     def reset(self, *, seed: int | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -110,7 +119,9 @@ class GoalEnv:
             self._expert = policies[self._name]()
         env = self._env
         obs = np.concatenate([env._get_curr_obs_combined_no_goal(), env._prev_obs, env._get_pos_goal()])
-        return self._expert.get_action(obs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "Constant(s) may be too high": actions are clipped
+            return self._expert.get_action(obs)
 
     def close(self) -> None:
         """Leave the environment to the next world that needs one of its class."""
@@ -122,3 +133,15 @@ class GoalEnv:
             raise SpecError(f"{self._name}: the class refuses the goal {self._goal}, object and target are too close.")
         self._is_drawn = True
         return self._goal.copy()
+
+
+def _camera_quat() -> np.ndarray:
+    """The rotation of an upright camera: x to the right, y up, z backwards."""
+    import mujoco
+
+    forwards = np.subtract(_CAMERA_LOOKS_AT_M, _CAMERA_POS_M)
+    right = np.cross(forwards, (0.0, 0.0, 1.0))
+    axes = np.stack([right, np.cross(right, forwards), -forwards], 1)
+    quat = np.empty(4)
+    mujoco.mju_mat2Quat(quat, (axes / np.linalg.norm(axes, axis=0)).flatten())
+    return quat
