@@ -89,8 +89,8 @@ def new_scene(max_delay_s: float = 0.0) -> mujoco.MjSpec:
 def compile_scene(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """Compile a scene and check that the arm comes first, which the ids of this module rely on."""
     model = spec.compile()
-    joints = [model.joint(i).name for i in range(NUM_JOINTS)]
-    sites = [model.site(i).name for i in (TCP, PINCH)]
+    joints = [model.joint(i).name for i in range(min(NUM_JOINTS, model.njnt))]
+    sites = [model.site(i).name for i in (TCP, PINCH) if i < model.nsite]
     if joints != [*_joint_names(), *FINGERS] or sites != ["tcp", "pinch"] or model.nu != NUM_JOINTS:
         raise SpecError(f"a scene starts with the arm (`new_scene`), got joints {joints} and sites {sites} first.")
     return model

@@ -9,14 +9,14 @@ from envs.manipulation import layout
 from envs.manipulation.arm_env import HAND_STEP_M
 
 
-def steer(obs: Tensor, point: Tensor, grip: Tensor, speed: float = 1.0) -> Tensor:
+def steer(obs: Tensor, point: Tensor, grip: Tensor, speed: float | Tensor = 1.0) -> Tensor:
     """The hand action that moves the commanded position of the hand to a point, as fast as it may.
 
     Args:
         obs: (N, O).
         point: (N, 3) where tcp should be, m.
         grip: (N,) the gripper's action.
-        speed: largest step, as a share of `HAND_STEP_M`.
+        speed: largest step, as a share of `HAND_STEP_M`; a number or (N, 1).
 
     Returns:
         (N, 4).
@@ -24,5 +24,5 @@ def steer(obs: Tensor, point: Tensor, grip: Tensor, speed: float = 1.0) -> Tenso
     commanded = layout.read(obs, "tcp") + layout.read(obs, "hand_lag")
     offset = (point - commanded) / HAND_STEP_M
     # All three axes slow down together, so that the way is straight.
-    shrink = speed / offset.abs().amax(1, keepdim=True).clamp(min=speed)
+    shrink = (speed / offset.abs().amax(1, keepdim=True)).clamp(max=1.0)
     return torch.cat([offset * shrink, grip.unsqueeze(1)], 1)

@@ -58,6 +58,9 @@ PARAMETERS = (
     Parameter("hand_y", "m", Uniform(-0.01, 0.01, None, _OFFSET_SHELL), "hand from tcp, hidden"),
     Parameter("hand_z", "m", Uniform(-0.01, 0.01, None, _OFFSET_SHELL), "hand from tcp, hidden"),
 )
+GRAVITY = 9.81
+LIFT_PER_SPARE = 0.03
+"""Of the expert: speed of the lift, as a share of the largest, per m/s^2 of acceleration that the grip can carry."""
 _DT_S = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
 
 
@@ -174,4 +177,7 @@ def _expert(task: Arrays, obs: Tensor) -> Tensor:
     point = torch.stack([*(tcp + bottom - pinch)[:, :2].unbind(1), tcp[:, 2] + rise], 1)
     high = bottom[:, 2] > LIFT_M + 0.04
     point = torch.where(high.unsqueeze(1), tcp, point)
-    return steer(obs, point, torch.where(is_around, 1.0, -1.0), 0.6)
+    # Lifting is an acceleration that the friction of the pads has to carry, too: 2 mu F / m - g is left for it.
+    spare = 2.0 * task["friction"] * task["grip_force"] / task["mass"] - GRAVITY
+    speed = torch.where(is_around, (LIFT_PER_SPARE * spare).clamp(0.05, 0.6), 0.6).unsqueeze(1)
+    return steer(obs, point, torch.where(is_around, 1.0, -1.0), speed)
