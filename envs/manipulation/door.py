@@ -17,12 +17,12 @@ ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS 
                     door-open                         door-close
 START of the hinge  0                                 0.9 rad
 PLACE of the handle x .58, y 0 m at the start         x .45, y 0 m at the start
-SUCCESS             angle >= 0.8 rad                  angle <= 0.05 rad
+SUCCESS, held 0.2 s angle >= 0.8 rad                  angle <= 0.05 rad
 PROGRESS            angle / 0.8 rad, at most 1        1 - angle / 0.9 rad, at least 0
 END                 after 150 control steps (3 s), never earlier
 
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
-FEEDBACK 1 where the criterion of success holds, else 0
+FEEDBACK 1 where the joint is where success wants it, else 0
 Source of the ranges of frame and hinge: robosuite's Door (+-1 cm, yaw .25 rad, damping .1), widened.
 """
 

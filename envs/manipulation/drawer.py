@@ -20,12 +20,12 @@ ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS 
                       drawer-open                     drawer-close
 START of the opening  0                               travel
 PLACE of the handle   x .60, y 0 m at the start       x .42, y 0 m at the start
-SUCCESS               |opening - travel| <= 3 cm      opening <= 3 cm
+SUCCESS, held 0.2 s   |opening - travel| <= 3 cm      opening <= 3 cm
 PROGRESS              1 - |opening / travel - 1|      1 - opening / travel
 END                   after 150 control steps (3 s), never earlier
 
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
-FEEDBACK 1 where the criterion of success holds, else 0
+FEEDBACK 1 where the joint is where success wants it, else 0
 """
 
 from __future__ import annotations

@@ -3,9 +3,12 @@
 The position of the fixture's joint has to come from a start to a target. With q the position after the step,
 
     error     |q - target| where the target is a position (`is_exact`), how far it falls short of the target otherwise
-    progress  1 - error / |target - start|, within [0, 1]
+    progress  1 - error / |target - start|, within [0, 1]; where the side is hidden, too, 1 - error / |2 (target - start)|,
+              so that it is 1/2 at the start and falls on the wrong side
     reward    0.25 (1 - tanh(5 d)) + 0.75 progress, d the distance (m) of tcp and handle; in [0, 1]
-    success   error <= tolerance, after any step
+    success   error <= tolerance for 10 control steps (0.2 s) in a row
+    feedback  1 where error <= tolerance, else 0
+    metrics   the error after the last step; time to the first success, NaN without
 
 Hidden parameters that all have, beside those of their own
     frame_x, frame_y  m    where the handle is at the start of an episode, from the environment's usual place
@@ -21,6 +24,7 @@ velocity, `fixture` position and velocity of the joint; `goal`, handle to where 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +42,7 @@ from metarl.env import EnvSpec, Metrics, Noise, Signals, Start
 from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
+HOLD_STEPS = 10
 REACH_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
 TYPICAL_M, TYPICAL_M_S = 0.1, 0.5
 EYE_M, LOOK_AT_M = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24)
@@ -57,12 +62,18 @@ class Ids:
     """Where a fixture is in a model.
 
     Attributes:
-        joint: id of its joint.
+        joint, position, dof: its joint, as an id, in qpos and in qvel.
+        site: of the handle.
+        velocity: of the handle, in sensordata.
         part: id of the body that moves.
         geoms: its geoms, fixed and moving.
     """
 
     joint: int
+    position: int
+    dof: int
+    site: int
+    velocity: slice
     part: int
     geoms: slice
 
@@ -76,6 +87,7 @@ class Goal:
         target: task -> (N,).
         tolerance: largest error of a success.
         is_exact: the target is a position, not a threshold.
+        is_two_sided: the target may lie on either side of the start.
         place_m: (x, y) of the handle at the start, where frame_x and frame_y are zero.
     """
 
@@ -84,6 +96,7 @@ class Goal:
     tolerance: float
     is_exact: bool
     place_m: tuple[float, float]
+    is_two_sided: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,25 +186,23 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
         if task.force is not None:
             at_rest = own.new_zeros(len(own), arm7.NUM_JOINTS)
             writes["qfrc_applied"] = torch.cat([at_rest, task.force(named).unsqueeze(1)], 1)
-        return Start(
-            {"age": torch.zeros_like(named["start"]), "solved_at": torch.full_like(named["start"], -1.0)}, writes
-        )
+        return Start({name: torch.zeros_like(named["start"]) for name in ("held", "age", "solved_at")}, writes)
 
     def parts(named: Arrays, data: Arrays, state: Arrays) -> layout.Parts:
         return seen(fixture, named, data, goal_seen)
 
     def score(named: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
         error = joint_error(named, data["qpos"][:, JOINT])
-        success = error <= named["tolerance"]
-        age = state["age"] + 1.0
-        solved_at = torch.where(success & (state["solved_at"] < 0), age, state["solved_at"])
-        return Score(reward(named, data, error), success, {"age": age, "solved_at": solved_at})
+        held = (state["held"] + 1.0) * (error <= named["tolerance"])
+        age, success = state["age"] + 1.0, held >= HOLD_STEPS
+        solved_at = torch.where(success & (state["solved_at"] == 0.0), age, state["solved_at"])
+        return Score(reward(named, data, error), success, {"held": held, "age": age, "solved_at": solved_at})
 
     control_dt_s = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
 
     def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        solved_at = state["solved_at"]
-        time = torch.where(solved_at < 0, torch.full_like(solved_at, torch.nan), solved_at * control_dt_s)
+        solved_at = state["solved_at"]  # steps, 0: never
+        time = (solved_at * control_dt_s).masked_fill(solved_at == 0.0, math.nan)
         return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time], 1)
 
     def feedback(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -229,7 +240,8 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
 
     The fixture is put where its handle is at the place of the task when the joint is at its start.
     """
-    yaw, zero = task["yaw"], torch.zeros_like(task["yaw"])
+    zero = torch.zeros_like(task["frame_x"])
+    yaw = task.get("yaw", zero)
     side = task.get("handedness", zero + 1.0)
     start, target = goal.start(task), goal.target(task)
     turn = torch.stack([yaw.cos(), yaw.sin()], 1)
@@ -240,6 +252,7 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
         "target": target,
         "tolerance": zero + goal.tolerance,
         "is_exact": zero + float(goal.is_exact),
+        "way": (target - start).abs() * (1.0 + goal.is_two_sided),
         "side": side,
         "fixture_pos": frame - handle,
         "fixture_quat": torch.stack([(yaw / 2).cos(), zero, zero, (yaw / 2).sin()], 1),
@@ -259,18 +272,25 @@ def ids_of(model: mujoco.MjModel, fixture: Fixture) -> Ids:
     """Find a fixture in a model."""
     frame, part = (model.body(name).id for name in (fixture.name, f"{fixture.name}_part"))
     geoms = [i for i in range(model.ngeom) if model.geom_bodyid[i] in (frame, part)]
-    return Ids(model.joint(fixture.name).id, part, slice(geoms[0], geoms[-1] + 1))
+    joint, handle = model.joint(fixture.name), f"{fixture.name}_handle"
+    velocity = int(model.sensor(handle).adr[0])
+    return Ids(
+        joint=joint.id,
+        position=int(joint.qposadr[0]),
+        dof=int(joint.dofadr[0]),
+        site=model.site(handle).id,
+        velocity=slice(velocity, velocity + 3),
+        part=part,
+        geoms=slice(geoms[0], geoms[-1] + 1),
+    )
 
 
 def set_mechanics(task: Arrays, fields: dict[str, Tensor], ids: Ids) -> None:
-    """Write friction, damping, spring and mass into `MODEL_FIELDS`, (N, ...), in place; `task` has those of `place`.
-
-    The fixture's joint, its degree of freedom and its position have the same number.
-    """
-    fields["dof_frictionloss"][:, ids.joint] = task["frictionloss"]
-    fields["dof_damping"][:, ids.joint] = task["damping"]
+    """Write friction, damping, spring and mass into `MODEL_FIELDS`, (N, ...), in place; `task` has those of `place`."""
+    fields["dof_frictionloss"][:, ids.dof] = task["frictionloss"]
+    fields["dof_damping"][:, ids.dof] = task["damping"]
     fields["jnt_stiffness"][:, ids.joint] = task["stiffness"]
-    fields["qpos_spring"][:, ids.joint] = task["start"]
+    fields["qpos_spring"][:, ids.position] = task["start"]
     ratio = task["mass"] / fields["body_mass"][:, ids.part]
     fields["body_mass"][:, ids.part] = task["mass"]
     fields["body_inertia"][:, ids.part] *= ratio.unsqueeze(1)
@@ -295,7 +315,7 @@ def joint_error(task: Arrays, position: Tensor) -> Tensor:
 def reward(task: Arrays, data: Arrays, error: Tensor, handle: int = HANDLE) -> Tensor:
     """The reward of the module, (N,)."""
     distance = torch.linalg.vector_norm(data["site_xpos"][:, handle] - data["site_xpos"][:, arm7.TCP], dim=1)
-    progress = (1.0 - error / (task["target"] - task["start"]).abs()).clamp(0.0, 1.0)
+    progress = (1.0 - error / task["way"]).clamp(0.0, 1.0)
     return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * progress
 
 

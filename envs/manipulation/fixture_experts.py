@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from envs.manipulation import layout
+from envs.manipulation.arm7 import FINGERTIP_M
 from envs.manipulation.experts import steer
 from envs.manipulation.fixtures import BUTTON_TOP_M, Fixture
 from metarl.types import Arrays
@@ -27,7 +28,7 @@ LEAD_M = 0.035
 """The commanded position leads the handle by at most this."""
 
 BEYOND_M = 0.03
-"""How far past a target without tolerance."""
+"""How far past a threshold without tolerance."""
 
 
 def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
@@ -54,8 +55,10 @@ def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     route = torch.cat([torch.where(hold, tcp[:, :2], landing[:, :2]), height.unsqueeze(1)], 1)
 
     effort = task["frictionloss"] + task["stiffness"] * (position - task["start"]).abs()
-    beyond = torch.where(task["tolerance"] > 0.0, torch.zeros_like(rate), torch.full_like(rate, BEYOND_M))
-    left = (missing - 0.06 * velocity) * sense * rate + beyond
+    beyond = BEYOND_M * (1.0 - task["is_exact"]) * torch.where(task["tolerance"] > 0.0, 0.4, 1.0)
+    # What is pushed to a position must not slide on past it.
+    gain = 1.0 - 0.2 * task["is_exact"]
+    left = (gain * missing - 0.07 * velocity) * sense * rate + beyond
     lead = (left + effort / rate / HAND_STIFFNESS).clamp(-LEAD_M, LEAD_M)
     pulled = handle + (lead - TOUCHING_M).unsqueeze(1) * ahead
     point = torch.where(is_there.unsqueeze(1), pulled, route)
@@ -67,7 +70,8 @@ def press(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     tcp = layout.read(obs, "tcp")
     middle = task["fixture_pos"]
     is_above = torch.linalg.vector_norm(tcp[:, :2] - middle[:, :2], dim=1) < 0.015
-    height = torch.where(is_above, torch.zeros_like(tcp[:, 2]), torch.full_like(tcp[:, 2], BUTTON_TOP_M + 0.03))
+    pressed = BUTTON_TOP_M + FINGERTIP_M - task["target"] - 0.008 - task["stiffness"] * task["target"] / HAND_STIFFNESS
+    height = torch.where(is_above, pressed, torch.full_like(pressed, BUTTON_TOP_M + 0.03))
     point = torch.cat([middle[:, :2], height.unsqueeze(1)], 1)
     return steer(obs, point, torch.ones_like(height))
 

@@ -106,7 +106,7 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
             start_noise=3,
             parts=lambda task, data, state: block.parts(data, body_id),
             score=score,
-            expert=_expert,
+            expert=expert,
             data_fields=("sensordata", "xmat", "xipos"),
             model_fields=(
                 *("geom_size", "geom_pos", "geom_friction", "actuator_forcerange"),
@@ -161,7 +161,7 @@ def _metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     return torch.stack([block.position(data)[:, 2], (grasp_age * _DT_S).masked_fill(grasp_age == 0.0, math.nan)], 1)
 
 
-def _expert(task: Arrays, obs: Tensor) -> Tensor:
+def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Go above the block, down, close the fingers, and lift once they are still."""
     tcp, bottom = layout.read(obs, "tcp"), layout.read(obs, "object_pos")
     half = task["half_size"]

@@ -13,11 +13,11 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 PLACE    x .5, y 0 m; upright
-SUCCESS  |angle of the lever - direction x angle| <= 0.1 rad
-PROGRESS 1 - |angle of the lever / (direction x angle) - 1|, at least 0
+SUCCESS  |angle of the lever - direction x angle| <= 0.1 rad for 10 control steps (0.2 s) in a row
+PROGRESS 1 - |angle of the lever / (direction x angle) - 1| / 2, at least 0
 END      after 150 control steps (3 s), never earlier
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
-FEEDBACK 1 where the criterion of success holds, else 0
+FEEDBACK 1 where the joint is where success wants it, else 0
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ GOAL = Goal(
     tolerance=TOLERANCE_RAD,
     is_exact=True,
     place_m=(0.5, 0.0),
+    is_two_sided=True,
 )
 
 

@@ -116,7 +116,7 @@ def make_spec(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden"
             start_noise=3,
             parts=parts,
             score=score,
-            expert=_expert,
+            expert=expert,
             data_fields=("sensordata", "xmat", "geom_xpos"),
             model_fields=("geom_friction", "body_mass", "body_inertia", "body_ipos"),
             configure=configure,
@@ -188,7 +188,7 @@ _GAP_M = 0.02
 """Between the hand and the box where the hand comes down."""
 
 
-def _expert(task: Arrays, obs: Tensor) -> Tensor:
+def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Come down behind the box and push it, slower the more it would slide on by itself."""
     tcp, box = layout.read(obs, "tcp"), layout.read(obs, "object_pos")
     commanded = tcp + layout.read(obs, "hand_lag")
