@@ -3,7 +3,7 @@
 The position of the fixture's joint has to come from a start to a target. With q the position after the step,
 
     error     |q - target| where the target is a position (`is_exact`), how far it falls short of the target otherwise
-    progress  1 - error / |target - start|, within [0, 1]; where the side is hidden, too, 1 - error / |2 (target - start)|,
+    progress  1 - error / |target - start|, within [0, 1]; where the side is hidden, 1 - error / |2 (target - start)|,
               so that it is 1/2 at the start and falls on the wrong side
     reward    0.25 (1 - tanh(5 d)) + 0.75 progress, d the distance (m) of tcp and handle; in [0, 1]
     success   error <= tolerance for 10 control steps (0.2 s) in a row
