@@ -32,6 +32,7 @@ ENVIRONMENTS: dict[str, str] = {
     "button": "envs.manipulation.button:make_spec",
     "lever": "envs.manipulation.lever:make_spec",
     "window": "envs.manipulation.window:make_spec",
+    "families": "envs.manipulation.families:make_spec",
     "track": "envs.driving.track:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
