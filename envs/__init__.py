@@ -39,6 +39,7 @@ ENVIRONMENTS: dict[str, str] = {
     "button": "envs.manipulation.button:make_spec",
     "lever": "envs.manipulation.lever:make_spec",
     "window": "envs.manipulation.window:make_spec",
+    "families": "envs.manipulation.families:make_spec",
     "track": "envs.driving.track:make_spec",
     "traffic": "envs.driving.traffic:make_spec",
     "park": "envs.driving.park:make_spec",

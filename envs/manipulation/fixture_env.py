@@ -3,7 +3,7 @@
 The position of the fixture's joint has to come from a start to a target. With q the position after the step,
 
     error     |q - target| where the target is a position (`is_exact`), how far it falls short of the target otherwise
-    progress  1 - error / |target - start|, within [0, 1]; where the side is hidden, 1 - error / |2 (target - start)|,
+    progress  1 - error / |target - start|, within [0, 1]; with a hidden side 1 - error / 2 |target - start|,
               so that it is 1/2 at the start and falls on the wrong side
     reward    0.25 (1 - tanh(5 d)) + 0.75 progress, d the distance (m) of tcp and handle; in [0, 1]
     success   error <= tolerance for 10 control steps (0.2 s) in a row
@@ -196,7 +196,8 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
         held = (state["held"] + 1.0) * (error <= named["tolerance"])
         age, success = state["age"] + 1.0, held >= HOLD_STEPS
         solved_at = torch.where(success & (state["solved_at"] == 0.0), age, state["solved_at"])
-        return Score(reward(named, data, error), success, {"held": held, "age": age, "solved_at": solved_at})
+        distance = torch.linalg.vector_norm(data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP], dim=1)
+        return Score(reward_of(named, distance, error), success, {"held": held, "age": age, "solved_at": solved_at})
 
     control_dt_s = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
 
@@ -312,9 +313,8 @@ def joint_error(task: Arrays, position: Tensor) -> Tensor:
     return torch.where(task["is_exact"] > 0.5, missing.abs(), missing.clamp(min=0.0))
 
 
-def reward(task: Arrays, data: Arrays, error: Tensor, handle: int = HANDLE) -> Tensor:
-    """The reward of the module, (N,)."""
-    distance = torch.linalg.vector_norm(data["site_xpos"][:, handle] - data["site_xpos"][:, arm7.TCP], dim=1)
+def reward_of(task: Arrays, distance: Tensor, error: Tensor) -> Tensor:
+    """The reward of the module, (N,), at a distance of hand and handle and an error of the joint."""
     progress = (1.0 - error / task["way"]).clamp(0.0, 1.0)
     return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * progress
 
