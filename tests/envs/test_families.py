@@ -63,6 +63,20 @@ def test_the_observation_shows_the_part_that_the_task_is_about():
     assert torch.equal(layout.read(env.reset(), "goal"), torch.zeros(9, 3))
 
 
+def test_the_first_observation_does_not_tell_what_is_hidden():
+    common = {"family": [float(i) for i in range(9)], "amount": 0.5}
+    low = {"friction": 0.5, "damping": 0.5, "mass": 0.5, "direction": -2.0}
+    high = {"friction": 2.0, "damping": 2.0, "mass": 2.0, "direction": 2.0}
+    first = []
+    for values in (low, high, low | {"amount": 0.9}):
+        env = started(SPEC, tasks_with(SPEC, 9, **(common | values)))
+        env.generator.manual_seed(0)
+        first.append(env.reset())
+    torch.testing.assert_close(first[0], first[1], atol=1e-5, rtol=0)
+    others = [0, 1, 2, 3, 4, 5, 6, 8]  # of drawer-close the amount is the opening at the start
+    torch.testing.assert_close(first[0][others], first[2][others], atol=1e-5, rtol=0)
+
+
 def test_rewards_are_those_of_the_families_own_environments():
     env = started(SPEC, tasks_with(SPEC, 9, family=[float(i) for i in range(9)], amount=0.5, direction=1.0))
     data = {name: value.clone() for name, value in env._data.items()}
