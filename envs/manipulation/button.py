@@ -9,8 +9,8 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
     stiffness         N/m    100 .. 800     (400, 500)     800-1200   spring, hidden; at rest at the start
     mass              kg     .05 .. .3                     .3-.6      hidden
     travel            m      .02 .. .04                    .04-.05    to the stop, hidden
-    The button has a radius of 2 cm, the closed fingers cover 3.6 x 3.2 cm: who trusts the camera misses it in about a
-    third of the tasks, and has to feel for it.
+    The button has a radius of 2 cm, the closed fingers cover 3.6 x 3.2 cm: who trusts the camera often misses it, and
+    has to feel for it.
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 PLACE    x .5, y 0 m

@@ -12,8 +12,9 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
     mass              kg     .2 .. 2                      2-4          hidden
     travel            m      .12 .. .22     (.16, .18)    .22-.28      drawer-open: hidden opening that is asked for;
                                                                        drawer-close: opening at the start, seen
-    Ranges as in the table that this follows, plus yaw, spring and view; the stiction's bias to one side is a constant
-    force, side_bias x frictionloss, against opening.
+    The bias of the stiction to one side is a constant force, side_bias x frictionloss, against opening. Travel and
+    frictionloss are the key parameters. Asked for is a travel, not the end of the runners (32 cm): the drawer must be
+    stopped there.
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 

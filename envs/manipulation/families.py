@@ -56,10 +56,9 @@ from envs.manipulation.families_tables import (
     mechanics,
 )
 from envs.manipulation.fixture_env import (
-    EYE_M,
     HOLD_STEPS,
-    LOOK_AT_M,
     MODEL_FIELDS,
+    decorate,
     ids_of,
     joint_error,
     reward_of,
@@ -184,8 +183,8 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
             uses_set_const=True,
             derive=lambda task: derive(task, ids),
             metrics=Metrics(tuple(f"success_{name}" for name in FAMILIES), _metrics),
-            max_contacts=32,
-            max_constraints=144,
+            max_contacts=20,
+            max_constraints=112,
             shifts={"families": ("family",)},
         ),
         action,
@@ -207,9 +206,7 @@ def _build(is_drawn: bool, half_size: tuple[float, float, float] = (0.02, 0.02, 
 def _drawn(task: Arrays) -> mujoco.MjModel:
     x, y, z = task["block_size"].tolist()
     spec = _build(is_drawn=True, half_size=(x, y, z))
-    scene.decorate(spec)
-    camera = spec.camera("video")
-    camera.pos, camera.fovy, camera.quat = EYE_M, 36.0, scene.look_at(EYE_M, LOOK_AT_M)
+    decorate(spec)
     return spec.compile()
 
 

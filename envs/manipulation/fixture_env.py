@@ -45,8 +45,8 @@ from metarl.types import Arrays
 HOLD_STEPS = 10
 REACH_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
 TYPICAL_M, TYPICAL_M_S = 0.1, 0.5
-EYE_M, LOOK_AT_M = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24)
-"""The camera sees the fronts of fixtures."""
+EYE_M, LOOK_AT_M, FOVY_DEG = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24), 36.0
+"""Of the camera."""
 JOINT = DOF = arm7.NUM_JOINTS
 """The fixture's joint comes after the arm's."""
 HANDLE = 2
@@ -214,7 +214,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
             name=task.name,
             description=task.description,
             model=model,
-            scene=lambda named: _drawn(fixture),
+            scene=lambda named: _drawn(fixture, float(named["side"])),
             parameters=task.parameters,
             start=start,
             parts=parts,
@@ -227,8 +227,8 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
             derive=derive,
             signals=Signals(SIGNAL_NAMES, _signals, feedback),
             metrics=Metrics((f"error_{task.unit}", "time_to_success_s"), metrics),
-            max_contacts=24,
-            max_constraints=96,
+            max_contacts=16,
+            max_constraints=80,
             shifts=task.shifts,
         ),
         action,
@@ -344,12 +344,22 @@ def _build(fixture: Fixture, is_drawn: bool) -> mujoco.MjSpec:
 
 
 @cache
-def _drawn(fixture: Fixture) -> mujoco.MjModel:
+def _drawn(fixture: Fixture, side: float) -> mujoco.MjModel:
     spec = _build(fixture, is_drawn=True)
+    decorate(spec)
+    model = spec.compile()
+    ids = ids_of(model, fixture)
+    model.geom_pos[ids.geoms, 1] *= side
+    model.jnt_pos[ids.joint, 1] *= side
+    model.jnt_axis[ids.joint] *= side
+    return model
+
+
+def decorate(spec: mujoco.MjSpec) -> None:
+    """`scene.decorate` with a camera that sees the fronts of fixtures."""
     scene.decorate(spec)
     camera = spec.camera("video")
-    camera.pos, camera.fovy, camera.quat = EYE_M, 36.0, scene.look_at(EYE_M, LOOK_AT_M)
-    return spec.compile()
+    camera.pos, camera.fovy, camera.quat = EYE_M, FOVY_DEG, scene.look_at(EYE_M, LOOK_AT_M)
 
 
 def _signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:

@@ -100,6 +100,7 @@ def _part(
         damping=[1.0, 0, 0],
         frictionloss=0.1,
         solimp_friction=[0.99, 0.99, 0.001, 0.5, 2],  # stiction that hardly creeps
+        solimp_limit=[0.99, 0.999, 0.001, 0.5, 2],  # stops that hardly yield
     )
     return body
 

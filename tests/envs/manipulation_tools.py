@@ -6,17 +6,25 @@ import torch
 from torch import Tensor
 
 from metarl.env import BatchedEnv, EnvSpec
+from metarl.tasks import Choice, Distribution, Uniform
 from metarl.types import Step
 
 
 def tasks_with(spec: EnvSpec, num: int = 1, **values: float | list[float]) -> Tensor:
-    """Tasks in the middle of the train ranges, some parameters changed."""
+    """Tasks in the middle of the train ranges, the last of a choice's values; some parameters changed."""
     columns = []
     for parameter in spec.tasks.parameters:
-        prior = parameter.distribution
-        middle = (prior.low * prior.high) ** 0.5 if prior.log else (prior.low + prior.high) / 2
-        columns.append(torch.as_tensor(values.get(parameter.name, middle), dtype=torch.float32).expand(num))
+        value = values.get(parameter.name, middle(parameter.distribution))
+        columns.append(torch.as_tensor(value, dtype=torch.float32).expand(num))
     return torch.stack(columns, 1)
+
+
+def middle(prior: Distribution) -> float:
+    """A value in the middle of a distribution's train range."""
+    if isinstance(prior, Choice):
+        return prior.values[-1]
+    assert isinstance(prior, Uniform)
+    return (prior.low * prior.high) ** 0.5 if prior.log else (prior.low + prior.high) / 2
 
 
 def started(spec: EnvSpec, tasks: Tensor, engine: str = "auto") -> BatchedEnv:
