@@ -179,7 +179,7 @@ def test_options_and_parameters_that_do_not_exist_are_refused():
     spec: EnvSpec = SPECS["door-open"]
     task = {p.name: float(v) for p, v in zip(spec.tasks.parameters, tasks_with(spec)[0], strict=True)}
     with pytest.raises(SpecError, match="handedness"):
-        spec.tasks.pack(task | {"handedness": -1.0})
+        spec.tasks.pack(task | {"handedness": -1.0}, "train")
     assert spec.tasks.pack(task | {"handedness": -1.0}, "left-hinged")[-1] == -1.0
 
 
