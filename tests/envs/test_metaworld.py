@@ -192,6 +192,25 @@ def test_a_world_does_what_the_package_does(metaworld, name):
     assert len(make._idle[class_name(name)]) == 1
 
 
+def test_a_grasp_is_told_as_by_the_package(metaworld):
+    spec = envs.make_spec("metaworld-ml1-pick-place")
+    task = spec.tasks.split("test", 1)[0]
+    world = spec.factory(float(task[0]), task[1:].numpy())
+    world.reset()
+    told = set()
+    for _ in range(120):
+        world.step(np.clip(world.expert_action(), -1, 1))
+        data, puck = world.data, world._env._get_id_main_object()
+        pads = {data.geom(name).id: 0.0 for name in ("leftpad_geom", "rightpad_geom")}
+        for contact in data.contact:  # as the package has it
+            for pad in pads:
+                if {pad, puck} <= {contact.geom1, contact.geom2}:
+                    pads[pad] += data.efc_force[contact.efc_address]
+        told.add(shim.touching_object(world._env, puck))
+        assert shim.touching_object(world._env, puck) == all(force > 0 for force in pads.values())
+    assert told == {True, False}
+
+
 def test_a_goal_on_which_the_class_would_draw_for_ever_is_refused(metaworld):
     make = envs.make_spec("metaworld-ml1-push").factory
     with pytest.raises(SpecError, match="too close"):
