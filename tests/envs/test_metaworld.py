@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -321,6 +322,15 @@ def test_a_run_trains_evaluates_resumes_and_records(metaworld, tmp_path, capsys)
     table = judge([folder, "--num-goals=1", "--expert", "--adaptation-episodes=0"])
     assert set(table) == {*ML10.test, "mean"}
     assert "unbiased" in capsys.readouterr().out
+
+
+def test_gymnasium_makes_it_by_its_id(metaworld):
+    env = gymnasium.make("metarl:metarl/MetaworldMl1Reach-v0", horizon=5)
+    obs, info = env.reset(seed=0)
+    assert obs.shape == (OBS_DIM,)
+    assert info["task"]["task_class"] == CLASSES.index("reach")
+    assert [env.step(env.action_space.sample())[3] for _ in range(5)] == [False] * 4 + [True]
+    env.close()
 
 
 def test_without_the_package_a_run_ends_in_one_line(metaworld, monkeypatch):
