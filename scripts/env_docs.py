@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -96,8 +97,29 @@ def page(spec: EnvSpec) -> str:
             "",
             *code_block(import_module(module).__doc__),
             *code_block(factory.__doc__),
+            *(
+                line
+                for name in named_by(module)
+                for line in (f"### {name}", "", *code_block(import_module(name).__doc__))
+            ),
         ]
     )
+
+
+def named_by(module: str) -> list[str]:
+    """The modules beside this one that its sheet refers to, as `arm_env` or car.py, and those that theirs refer to.
+
+    Modules of other environments have pages of their own and are left out.
+    """
+    pages = {factory.split(":")[0] for factory in envs.ENVIRONMENTS.values()}
+    package, found = module.rpartition(".")[0], [module]
+    for name in found:  # grows on the way
+        words = re.findall(r"`(\w+)`|\b(\w+)\.py\b", import_module(name).__doc__ or "")
+        for word in map("".join, words):
+            other = f"{package}.{word}"
+            if other not in (*found, *pages) and (ROOT / f"{other.replace('.', '/')}.py").exists():
+                found.append(other)
+    return found[1:]
 
 
 def parameter_row(parameter: Parameter) -> str:

@@ -11,14 +11,10 @@ Takes about a minute.
 from __future__ import annotations
 
 import pickle
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from envs.metaworld import CLASSES, ML10, ML45
 from envs.metaworld.benchmarks import GOALS_FILE, NUM_VALIDATION_GOALS, class_name
@@ -30,7 +26,7 @@ def goals(tasks: Sequence[Any], classes: Sequence[str]) -> np.ndarray:
     """The random vectors of some tasks of the package, (classes, goals, 6) float32."""
     by_class: dict[str, list[np.ndarray]] = {class_name(name): [] for name in classes}
     for task in tasks:
-        vector = pickle.loads(task.data)["rand_vec"]
+        vector = pickle.loads(task.data)["rand_vec"]  # bytes that the installed package made itself, just now
         by_class[task.env_name].append(np.pad(vector, (0, GOAL_DIM - len(vector))))
     return np.array(list(by_class.values()), np.float32)
 

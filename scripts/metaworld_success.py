@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from envs.metaworld.benchmarks import class_of
 from envs.metaworld.success import NUM_COUNTED, OFFICIAL_META_BATCH, official_success, unbiased_success
 from metarl.errors import ConfigError, MetarlError

@@ -21,6 +21,7 @@ Hidden parameters of the controller (`CONTROL_PARAMETERS`; an environment takes 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -39,6 +40,8 @@ HORIZON = 150
 ACTIONS = {"hand": 4, "joint": arm7.NUM_JOINTS}
 """Action modes and their numbers."""
 HAND_STEP_M = 0.02
+HOLD_STEPS = 10
+"""Control steps in a row, 0.2 s, for which most criteria of success have to hold."""
 HAND_LEASH_M = 0.04
 HAND_LOW_M, HAND_HIGH_M = (0.15, -0.5, -0.01), (0.85, 0.5, 0.55)
 JOINT_SPAN_RAD = (1.2, 0.9, 1.2, 0.8, 1.2, 1.2, 1.6)
@@ -224,6 +227,28 @@ def is_goal_seen(goal: str) -> bool:
     if goal not in ("hidden", "seen"):
         raise UnknownNameError("goal", goal, ("hidden", "seen"))
     return goal == "seen"
+
+
+def held_success(state: Arrays, holds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Success once a criterion has held for `HOLD_STEPS` control steps in a row.
+
+    Args:
+        state: "held", "age" and "solved_at", (N,) in steps, zero at the start.
+        holds: (N,) bool or 0 and 1, whether the criterion holds now.
+
+    Returns:
+        (N,) bool, and the state after the step; "solved_at" is the age at the first success, 0 before.
+    """
+    held, age = (state["held"] + 1.0) * holds, state["age"] + 1.0
+    success = held >= HOLD_STEPS
+    solved_at = torch.where(success & (state["solved_at"] == 0.0), age, state["solved_at"])
+    return success, {"held": held, "age": age, "solved_at": solved_at}
+
+
+def time_to_success(state: Arrays) -> Tensor:
+    """Seconds until the first success of `held_success`, (N,); NaN without one."""
+    solved_at = state["solved_at"]
+    return (solved_at * (arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS)).masked_fill(solved_at == 0.0, math.nan)
 
 
 def _tables(like: Tensor, action_dim: int) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from envs.manipulation import arm7, block, grasp, layout, push, reach, scene
-from envs.manipulation.arm_env import HORIZON, ArmTask, Score, make_arm_env
+from envs.manipulation.arm_env import HOLD_STEPS, HORIZON, ArmTask, Score, make_arm_env
 from envs.manipulation.button import set_stop
 from envs.manipulation.families_tables import (
     FAMILIES,
@@ -56,7 +56,6 @@ from envs.manipulation.families_tables import (
     mechanics,
 )
 from envs.manipulation.fixture_env import (
-    HOLD_STEPS,
     MODEL_FIELDS,
     decorate,
     ids_of,

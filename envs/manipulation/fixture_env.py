@@ -24,7 +24,6 @@ velocity, `fixture` position and velocity of the joint; `goal`, handle to where 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,15 +33,14 @@ import torch
 from torch import Tensor
 
 from envs.manipulation import arm7, layout, scene
-from envs.manipulation.arm_env import ArmTask, Score, is_goal_seen, make_arm_env
+from envs.manipulation.arm_env import ArmTask, Score, held_success, is_goal_seen, make_arm_env, time_to_success
 from envs.manipulation.fixture_experts import hook, press
-from envs.manipulation.fixtures import Fixture
+from envs.manipulation.fixtures import Fixture, turned
 from envs.reaching import SIGNAL_NAMES, spatial_reaching_signals
 from metarl.env import EnvSpec, Metrics, Noise, Signals, Start
 from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
-HOLD_STEPS = 10
 REACH_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
 TYPICAL_M, TYPICAL_M_S = 0.1, 0.5
 EYE_M, LOOK_AT_M, FOVY_DEG = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24), 36.0
@@ -193,18 +191,11 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
 
     def score(named: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
         error = joint_error(named, data["qpos"][:, JOINT])
-        held = (state["held"] + 1.0) * (error <= named["tolerance"])
-        age, success = state["age"] + 1.0, held >= HOLD_STEPS
-        solved_at = torch.where(success & (state["solved_at"] == 0.0), age, state["solved_at"])
         distance = torch.linalg.vector_norm(data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP], dim=1)
-        return Score(reward_of(named, distance, error), success, {"held": held, "age": age, "solved_at": solved_at})
-
-    control_dt_s = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
+        return Score(reward_of(named, distance, error), *held_success(state, error <= named["tolerance"]))
 
     def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        solved_at = state["solved_at"]  # steps, 0: never
-        time = (solved_at * control_dt_s).masked_fill(solved_at == 0.0, math.nan)
-        return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time], 1)
+        return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time_to_success(state)], 1)
 
     def feedback(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
         return (joint_error(named, data["qpos"][:, JOINT]) <= named["tolerance"]).to(torch.float32)
@@ -246,7 +237,7 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
     side = task.get("handedness", zero + 1.0)
     start, target = goal.start(task), goal.target(task)
     turn = torch.stack([yaw.cos(), yaw.sin()], 1)
-    handle = in_world(fixture.handle(start, side), torch.zeros_like(turn[:, :1]).expand(-1, 3), turn)
+    handle = turned(fixture.handle(start, side), turn)
     frame = torch.stack([task["frame_x"] + goal.place_m[0], task["frame_y"] + goal.place_m[1], handle[:, 2]], 1)
     return {
         "start": start,
@@ -260,13 +251,6 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
         "fixture_turn": turn,
         "view": torch.stack([task["view_x"], task["view_y"], zero], 1),
     }
-
-
-def in_world(local: Tensor, origin: Tensor, turn: Tensor) -> Tensor:
-    """Points of the fixture's frame in that of the world, (N, 3); `turn` holds cosine and sine of yaw, (N, 2)."""
-    x, y, z = local.unbind(1)
-    cos, sin = turn.unbind(1)
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1) + origin
 
 
 def ids_of(model: mujoco.MjModel, fixture: Fixture) -> Ids:
@@ -326,9 +310,8 @@ def seen(fixture: Fixture, task: Arrays, data: Arrays, goal_seen: bool) -> layou
     joint = torch.stack([data["qpos"][:, JOINT], data["qvel"][:, DOF]], 1)
     goal = None
     if goal_seen:
-        goal = (
-            in_world(fixture.handle(task["target"], task["side"]), task["fixture_pos"], task["fixture_turn"]) - handle
-        )
+        there = turned(fixture.handle(task["target"], task["side"]), task["fixture_turn"]) + task["fixture_pos"]
+        goal = there - handle
     return layout.Parts(
         object_pos=handle + task["view"],
         object_velocity=torch.cat([velocity, torch.zeros_like(velocity)], 1),

@@ -14,7 +14,7 @@ from torch import Tensor
 from envs.manipulation import layout
 from envs.manipulation.arm7 import FINGERTIP_M
 from envs.manipulation.experts import steer
-from envs.manipulation.fixtures import BUTTON_TOP_M, Fixture
+from envs.manipulation.fixtures import BUTTON_TOP_M, Fixture, turned
 from metarl.types import Arrays
 
 BEHIND_M = 0.037
@@ -35,10 +35,10 @@ def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     """Take a handle along with closed fingers, (N, 4)."""
     tcp = layout.read(obs, "tcp")
     position, velocity = layout.read(obs, "fixture").unbind(1)
-    handle = _in_world(task, fixture.handle(position, task["side"])) + task["fixture_pos"]
+    handle = turned(fixture.handle(position, task["side"]), task["fixture_turn"]) + task["fixture_pos"]
     missing = task["target"] - position
     sense = (task["target"] - task["start"]).sign()
-    tangent = _in_world(task, fixture.tangent(position, task["side"]))
+    tangent = turned(fixture.tangent(position, task["side"]), task["fixture_turn"])
     rate = torch.linalg.vector_norm(tangent, dim=1)  # m of the handle per unit of the joint
     ahead = tangent / rate.unsqueeze(1) * sense.unsqueeze(1)
 
@@ -74,10 +74,3 @@ def press(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     height = torch.where(is_above, pressed, torch.full_like(pressed, BUTTON_TOP_M + 0.03))
     point = torch.cat([middle[:, :2], height.unsqueeze(1)], 1)
     return steer(obs, point, torch.ones_like(height))
-
-
-def _in_world(task: Arrays, local: Tensor) -> Tensor:
-    """A vector of the fixture's frame in that of the world, (N, 3)."""
-    x, y, z = local.unbind(1)
-    cos, sin = task["fixture_turn"].unbind(1)
-    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1)

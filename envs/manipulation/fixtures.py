@@ -300,3 +300,10 @@ DRAWER = Fixture("drawer", _add_drawer, _drawer_handle, _drawer_tangent)
 BUTTON = Fixture("button", _add_button, _button_handle, _button_tangent)
 LEVER = Fixture("lever", _add_lever, _lever_handle, _lever_tangent)
 WINDOW = Fixture("window", _add_window, _window_handle, _window_tangent)
+
+
+def turned(local: Tensor, turn: Tensor) -> Tensor:
+    """Vectors of a fixture's frame in that of the world, (N, 3); `turn` holds cosine and sine of its yaw, (N, 2)."""
+    x, y, z = local.unbind(1)
+    cos, sin = turn.unbind(1)
+    return torch.stack([cos * x - sin * y, sin * x + cos * y, z], 1)

@@ -26,20 +26,18 @@ METRICS  lift_m          h after the last step
 
 from __future__ import annotations
 
-import math
-
 import mujoco
 import torch
 from torch import Tensor
 
 from envs.manipulation import arm7, block, layout, scene
-from envs.manipulation.arm_env import HORIZON, ArmTask, Score, make_arm_env
+from envs.manipulation.arm_env import HORIZON, ArmTask, Score, held_success, make_arm_env, time_to_success
 from envs.manipulation.experts import steer
 from metarl.env import EnvSpec, Metrics, Noise, Start
 from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
-LIFT_M, HOLD_STEPS = 0.1, 10
+LIFT_M = 0.1
 DISTANCE_SCALE = 5.0  # 1/m
 START_NOISE_M, START_NOISE_RAD = 0.005, 0.05
 TOUCH = slice(3, 5)
@@ -61,7 +59,6 @@ PARAMETERS = (
 GRAVITY = 9.81
 LIFT_PER_SPARE = 0.03
 """Of the expert: speed of the lift, as a share of the largest, per m/s^2 of acceleration that the grip can carry."""
-_DT_S = arm7.TIMESTEP_S * arm7.NUM_SUBSTEPS
 
 
 def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
@@ -81,10 +78,7 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
         apart = torch.linalg.vector_norm(data["site_xpos"][:, arm7.PINCH] - data["xipos"][:, body_id], dim=1)
         lifted = (height / LIFT_M).clamp(0.0, 1.0)
         reward = 0.2 * (1.0 - torch.tanh(DISTANCE_SCALE * apart)) + grasped * (0.2 + 0.6 * lifted)
-        held = (state["held"] + 1.0) * grasped * (height >= LIFT_M)
-        age, success = state["age"] + 1.0, held >= HOLD_STEPS
-        grasp_age = torch.where(success & (state["grasp_age"] == 0.0), age, state["grasp_age"])
-        return Score(reward, success, {"held": held, "age": age, "grasp_age": grasp_age})
+        return Score(reward, *held_success(state, grasped * (height >= LIFT_M)))
 
     def configure(task: Arrays, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         half = task["half_size"]
@@ -152,13 +146,12 @@ def _derive(task: Arrays) -> dict[str, Tensor]:
 def _start(task: Arrays, noise: Noise) -> Start:
     spread = 2.0 * noise.uniform - 1.0  # (N, 3)
     x, y = (task[f"block_{axis}"] + START_NOISE_M * spread[:, i] for i, axis in enumerate("xy"))
-    state = {name: torch.zeros_like(x) for name in ("held", "age", "grasp_age")}
+    state = {name: torch.zeros_like(x) for name in ("held", "age", "solved_at")}
     return Start(state, {"qpos": block.lying(x, y, task["block_yaw"] + START_NOISE_RAD * spread[:, 2])})
 
 
 def _metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    grasp_age = state["grasp_age"]  # steps, 0: never
-    return torch.stack([block.position(data)[:, 2], (grasp_age * _DT_S).masked_fill(grasp_age == 0.0, math.nan)], 1)
+    return torch.stack([block.position(data)[:, 2], time_to_success(state)], 1)
 
 
 def expert(task: Arrays, obs: Tensor) -> Tensor:

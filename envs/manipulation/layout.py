@@ -40,6 +40,7 @@ _BLOCKS: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("hand_lag", (20.0,) * 3),
 )
 """Names and scales, in the order of the columns; the previous action follows."""
+_SIZES = {name: len(block) for name, block in _BLOCKS}
 
 
 class Parts(NamedTuple):
@@ -107,9 +108,6 @@ def assemble(
     for name, part in zip(Parts._fields, parts, strict=True):
         blocks.append(tcp.new_zeros(len(tcp), _SIZES[name]) if part is None else part)
     return torch.cat([*blocks, hand_lag, action], 1) * scale
-
-
-_SIZES = {name: len(block) for name, block in _BLOCKS}
 
 
 def first_columns(matrix: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ from envs.manipulation import arm7, block, layout, scene
 from envs.manipulation.arm_env import (
     CONTROL_PARAMETERS,
     HAND_STEP_M,
+    HOLD_STEPS,
     HORIZON,
     MAX_DELAY_S,
     ArmTask,
@@ -51,7 +52,7 @@ from metarl.env import EnvSpec, Metrics, Noise, Signals, Start
 from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
-SUCCESS_M, SUCCESS_STEPS = 0.05, 10
+SUCCESS_M = 0.05
 DISTANCE_SCALE = 5.0  # 1/m
 HALF_SIZE_M = (0.05, 0.05, 0.03)
 PLACE_M = (0.48, 0.0)
@@ -91,7 +92,7 @@ def make_spec(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden"
         near = torch.tanh(DISTANCE_SCALE * torch.stack([reach, distance], 1))
         reward = 1.0 - 0.25 * near[:, 0] - 0.75 * near[:, 1]
         held = (state["held"] + 1.0) * (distance <= SUCCESS_M)
-        return Score(reward, held >= SUCCESS_STEPS, {"held": held})
+        return Score(reward, held >= HOLD_STEPS, {"held": held})
 
     def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
         velocity = block.velocity(data)[:, :3]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import envs
 from envs.manipulation import arm7, layout
-from envs.manipulation.fixture_env import HANDLE, HOLD_STEPS, JOINT
+from envs.manipulation.arm_env import HOLD_STEPS
+from envs.manipulation.fixture_env import HANDLE, JOINT
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.errors import SpecError, UnknownNameError
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
