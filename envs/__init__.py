@@ -139,4 +139,4 @@ def _factory(name: str) -> Callable[..., Spec]:
             return entry.load()
     from metarl.errors import UnknownNameError
 
-    raise UnknownNameError("environment", name, names())
+    raise UnknownNameError("environment", name, names(), shown=families(names()))

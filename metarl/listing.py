@@ -39,7 +39,8 @@ def details(name: str, width: int = 80) -> str:
         presets = [f"{env}: {', '.join(learners.preset_names(name, _member(env, of)))}" for env, of in families]
         lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
         return "\n".join([_wrapped(f"{name}: {learners.find(name).description}", width), *lines])
-    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()])
+    shown = [*envs.families(envs.names()), *learners.names()]
+    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()], shown=shown)
 
 
 def _family(name: str, members: list[str], width: int) -> str:
