@@ -169,9 +169,12 @@ def _check_parameter_matters(
     if isinstance(prior, Choice) and len(prior.values) == 1 and prior.held_out:
         other[:, start : start + parameter.size] = prior.held_out[0]  # training knows one value only
     changed[:, start : start + parameter.size] = other[:, start : start + parameter.size]
-    for sequence in (actions, _expert_actions(worlds, tasks, actions)):
-        if not _equal(_run(worlds, tasks, sequence), _run(worlds, changed, sequence)):
-            return
+
+    def matters(sequence: Tensor) -> bool:
+        return not _equal(_run(worlds, tasks, sequence), _run(worlds, changed, sequence))
+
+    if matters(actions) or (worlds.spec.expert is not None and matters(_expert_actions(worlds, tasks, actions))):
+        return
     raise SpecError(
         f"{worlds.spec.name}: parameter {parameter.name!r} changes neither observations nor rewards with random "
         "actions, nor with those of the scripted expert where there is one; read it in the functions of the spec "
@@ -180,12 +183,7 @@ def _check_parameter_matters(
 
 
 def _expert_actions(worlds: BatchedEnv, tasks: Tensor, actions: Tensor) -> Tensor:
-    """What the scripted expert does on the tasks, of the shape of `actions`; `actions` where there is no expert.
-
-    A sparse reward is not found at random.
-    """
-    if worlds.spec.expert is None:
-        return actions
+    """What the scripted expert does on the tasks, of the shape of `actions`: a sparse reward is not found at random."""
     worlds.generator.manual_seed(0)
     worlds.set_tasks(tasks)
     done = []
