@@ -1,9 +1,10 @@
-"""The ants' body and their two families: those of gym and those of rllab, with starts, observations, costs and scenes."""
+"""The ants' body and their two families, those of gym and those of rllab: starts, observations, costs, scenes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import mujoco
 import torch
@@ -40,7 +41,7 @@ _HEALTHY_HEIGHT_M = (0.2, 1.0)
 _RLLAB_SOLIMP = (0.8, 0.8, 0.01)
 
 Progress = Callable[[Arrays, Tensor, Tensor], Tensor]
-"""(task, where the robot is (N, 2) m, its velocity (N, 2) m/s) -> (N,), the part of the reward that the task is about."""
+"""(task, where the robot is (N, 2) m, its velocity (N, 2) m/s) -> (N,), what the task adds to the reward."""
 
 
 def along_x(task: Arrays, xy: Tensor, velocity: Tensor) -> Tensor:
@@ -134,16 +135,21 @@ def make_rllab_ant(
     healthy_height_m: tuple[float, float] | None = _HEALTHY_HEIGHT_M,
     derive: Callable[[Arrays], dict[str, Tensor]] | None = None,
     torque: Callable[[Arrays, Tensor], Tensor] | None = None,
+    model_fields: tuple[str, ...] = (),
+    configure: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None,
 ) -> EnvSpec:
     """Make one of rllab's ants: softer contacts, velocity and place are those of the robot's centre of mass.
 
     Args:
-        name, tasks, progress, control_cost, alive_bonus, horizon, description, contact_forces, healthy_height_m, derive:
-            as for `make_gym_ant`.
+        name, tasks, progress, control_cost, alive_bonus, horizon, description: as for `make_gym_ant`.
+        contact_forces, healthy_height_m, derive: as for `make_gym_ant`.
         num_substeps: physics steps of 0.01 s per control step.
         torque: (task, action (N, 8)) -> (N, 8), what reaches the motors and is paid for; None: the action.
+        model_fields, configure: as of `Physics`.
     """
     model = _compile(is_rllab=True, contact_forces=contact_forces)
+    data_fields = ("qpos", "qvel", "xmat", "subtree_com", "sensordata")
+    physics = _physics(model, num_substeps, data_fields, contact_forces)
     torso_id = model.body("torso").id
     crouching = model.numeric("init_qpos").data.tolist()
 
@@ -173,7 +179,7 @@ def make_rllab_ant(
         control=lambda task, data, state, action: {"ctrl": action if torque is None else torque(task, action)},
         derive=derive,
         reset_noise=(0, _NUM_QPOS + _NUM_QVEL),
-        physics=_physics(model, num_substeps, ("qpos", "qvel", "xmat", "subtree_com", "sensordata"), contact_forces),
+        physics=replace(physics, model_fields=model_fields, configure=configure, uses_set_const=bool(model_fields)),
         description=description,
     )
 
