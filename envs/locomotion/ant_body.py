@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import mujoco
 import torch
@@ -135,8 +134,6 @@ def make_rllab_ant(
     healthy_height_m: tuple[float, float] | None = _HEALTHY_HEIGHT_M,
     derive: Callable[[Arrays], dict[str, Tensor]] | None = None,
     torque: Callable[[Arrays, Tensor], Tensor] | None = None,
-    model_fields: tuple[str, ...] = (),
-    configure: Callable[[Arrays, Arrays], dict[str, Tensor]] | None = None,
 ) -> EnvSpec:
     """Make one of rllab's ants: softer contacts, velocity and place are those of the robot's centre of mass.
 
@@ -145,11 +142,8 @@ def make_rllab_ant(
         contact_forces, healthy_height_m, derive: as for `make_gym_ant`.
         num_substeps: physics steps of 0.01 s per control step.
         torque: (task, action (N, 8)) -> (N, 8), what reaches the motors and is paid for; None: the action.
-        model_fields, configure: as of `Physics`.
     """
     model = _compile(is_rllab=True, contact_forces=contact_forces)
-    data_fields = ("qpos", "qvel", "xmat", "subtree_com", "sensordata")
-    physics = _physics(model, num_substeps, data_fields, contact_forces)
     torso_id = model.body("torso").id
     crouching = model.numeric("init_qpos").data.tolist()
 
@@ -179,7 +173,7 @@ def make_rllab_ant(
         control=lambda task, data, state, action: {"ctrl": action if torque is None else torque(task, action)},
         derive=derive,
         reset_noise=(0, _NUM_QPOS + _NUM_QVEL),
-        physics=replace(physics, model_fields=model_fields, configure=configure, uses_set_const=bool(model_fields)),
+        physics=_physics(model, num_substeps, ("qpos", "qvel", "xmat", "subtree_com", "sensordata"), contact_forces),
         description=description,
     )
 
@@ -214,7 +208,7 @@ def _physics(model: mujoco.MjModel, num_substeps: int, data_fields: tuple[str, .
         data_fields=(*data_fields, "cfrc_ext") if contact_forces else data_fields,
         max_contacts=25,  # torso, and two for each of twelve capsules
         max_constraints=108,  # 25 contacts of 4 rows, 8 joint limits
-        scene=_scene,
+        scene=draw,
     )
 
 
@@ -248,7 +242,7 @@ def _body() -> mujoco.MjSpec:
     return spec
 
 
-def _scene(task: Arrays) -> mujoco.MjModel:
+def draw(task: Arrays) -> mujoco.MjModel:
     """The model to draw one task with.
 
     Arrow heads on the ground, 1 m apart, show the way to run; posts, one per second, the speed; a disc the goal; a leg
@@ -272,14 +266,14 @@ def _scene(task: Arrays) -> mujoco.MjModel:
     if "leg" in task:
         for name in LEG_GEOMS[int(task["leg"])]:
             spec.geom(name).rgba, spec.geom(name).material = DEAD, ""
-        _add_lanes(spec, 0.0)
+        add_lanes(spec, 0.0)
     if "direction" in task or "angle" in task:
         angle_rad = float(task["angle"]) if "angle" in task else math.pi * float(task["direction"] < 0)
-        _add_lanes(spec, angle_rad)
+        add_lanes(spec, angle_rad)
     return spec.compile()
 
 
-def _add_lanes(spec: mujoco.MjSpec, angle_rad: float) -> None:
+def add_lanes(spec: mujoco.MjSpec, angle_rad: float) -> None:
     cos, sin = math.cos(angle_rad), math.sin(angle_rad)
     for side_m in (-2.0, 0.0, 2.0):
         for ahead_m in range(-2, 60):

@@ -51,6 +51,37 @@ def test_the_reward_is_the_speed_of_the_centre_of_mass_and_no_action_costs_anyth
     assert not result.terminated.any() and result.success is None
 
 
+def test_a_dead_leg_is_half_as_long_and_ends_where_half_of_its_shin_was():
+    spec = envs.make_spec(NAME)
+    model = spec.physics.model
+    defaults = {"geom_size": torch.tensor(model.geom_size).float(), "geom_pos": torch.tensor(model.geom_pos).float()}
+    fields = spec.physics.configure({"leg": torch.arange(4.0)}, defaults)
+    short = {0: "left", 1: "right", 2: "third", 3: "fourth"}
+    for leg, (thigh, shin) in enumerate(LEG_GEOMS):
+        thigh, shin = model.geom(thigh).id, model.geom(shin).id
+        assert shin == model.geom(f"{short[leg]}_ankle_geom").id
+        size, pos = fields["geom_size"][leg], fields["geom_pos"][leg]
+        torch.testing.assert_close(size[thigh, :2], torch.tensor([0.04, 0.1 / 2**0.5]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(size[shin, :2], torch.tensor([0.04, 0.2 / 2**0.5]), atol=1e-6, rtol=0)
+        # The shin begins at the ankle and is 0.2 m long along x and along y.
+        torch.testing.assert_close(pos[shin, :2].abs(), torch.tensor([0.1, 0.1]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(pos[shin].sign(), defaults["geom_pos"][shin].sign())
+        others = [g for g in range(model.ngeom) if g not in (thigh, shin)]
+        torch.testing.assert_close(size[others], defaults["geom_size"][others])
+        torch.testing.assert_close(pos[others], defaults["geom_pos"][others])
+
+
+def test_an_ant_sinks_where_its_leg_is_short():
+    """Motors at rest for 2 s: the torso leans towards the dead leg."""
+    env = env_on_all_legs()
+    env.reset()
+    for _ in range(40):
+        env.step(torch.zeros(4, 8))
+    up = env.engine.data("xmat")[:, 1, [6, 7]]  # of the world, in the axes of the torso: its x and y part
+    towards_leg = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
+    assert bool(((up * towards_leg).sum(1) < -0.02).all()), up
+
+
 def test_training_never_sees_the_held_out_leg():
     tasks = envs.make_spec(NAME).tasks
     assert tasks.split("train", 200).unique().tolist() == [0.0, 1.0, 2.0]
@@ -63,6 +94,9 @@ def test_only_the_dead_leg_is_drawn_dark():
         for name in names:
             assert np.allclose(scene.geom_rgba[scene.geom(name).id], DEAD) == (leg == 2)
     assert scene.camera("video").id >= 0
+    size = scene.geom_size[[scene.geom(name).id for name in LEG_GEOMS[2]], 1]
+    np.testing.assert_allclose(size, [0.1 / 2**0.5, 0.2 / 2**0.5], rtol=1e-6)
+    np.testing.assert_allclose(scene.body_mass, envs.make_spec(NAME).physics.model.body_mass, rtol=1e-12)
 
 
 @pytest.mark.slow
