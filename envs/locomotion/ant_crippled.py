@@ -27,8 +27,8 @@ SUCCESS  none
 
 SOURCE. Nagabandi et al. 2019, "Learning to Adapt in Dynamic, Real-World Environments through Meta-Reinforcement
 Learning", iclavera/learning_to_adapt ant_env.py: trains on legs 0 to 2 and tests on leg 3, shrinks the same geoms.
-Its control step is that of its model file; 0.05 s is ours, as PEARL's ants have it. Body and engines: see the spec sheet
-of ant-dir-maml.
+Its control step is that of its model file; 0.05 s is ours, as PEARL's ants have it. Body and engines: see the spec
+sheet of ant-dir-maml.
 """
 
 from __future__ import annotations
