@@ -63,11 +63,10 @@ only in distribution.
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from envs.locomotion.ant_body import Progress, along_angle, along_x, make_gym_ant, make_rllab_ant
+from envs.locomotion.ant_body import Progress, make_gym_ant, make_rllab_ant
+from envs.locomotion.directions import any_way, forward_or_backward, speed_along
 from metarl.env import EnvSpec
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays
@@ -84,7 +83,7 @@ def make_dir_maml(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
 
     Source: Finn et al. 2017, "Model-Agnostic Meta-Learning", section 5.3; cbfinn/maml_rl ant_env_rand_direc.py.
     """
-    return _make_maml("ant-dir-maml", _direction(), along_x, horizon, contact_forces)
+    return _make_maml("ant-dir-maml", forward_or_backward(), _run, horizon, contact_forces)
 
 
 def make_vel(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
@@ -109,7 +108,7 @@ def make_dir_promp(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
 
     Source: Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search"; jonasrothfuss/ProMP ant_rand_direc.py.
     """
-    return _make_promp("ant-dir-promp", _direction(), along_x, horizon, contact_forces)
+    return _make_promp("ant-dir-promp", forward_or_backward(), _run, horizon, contact_forces)
 
 
 def make_dir_2d(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
@@ -122,7 +121,7 @@ def make_dir_2d(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
     Source: Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search"; jonasrothfuss/ProMP ant_rand_direc_2d.py, of
     which learn2learn has a copy.
     """
-    return _make_promp("ant-dir-2d", _angle(), along_angle, horizon, contact_forces)
+    return _make_promp("ant-dir-2d", any_way(), _run, horizon, contact_forces)
 
 
 def make_dir_pearl(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
@@ -135,7 +134,7 @@ def make_dir_pearl(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
     Source: Rakelly et al. 2019, "Efficient Off-Policy Meta-RL via Probabilistic Context Variables"; katerakelly/oyster
     ant_dir.py with forward_backward False, as in its configuration.
     """
-    return _make_pearl("ant-dir-pearl", _angle(), "ant, hidden direction on the circle", horizon, contact_forces)
+    return _make_pearl("ant-dir-pearl", any_way(), "ant, hidden direction on the circle", horizon, contact_forces)
 
 
 def make_dir_varibad(horizon: int = 200, contact_forces: bool = True) -> EnvSpec:
@@ -152,12 +151,8 @@ def make_dir_varibad(horizon: int = 200, contact_forces: bool = True) -> EnvSpec
     return _make_pearl("ant-dir-varibad", angle, "ant, one of two hidden directions", horizon, contact_forces)
 
 
-def _direction() -> Parameter:
-    return Parameter("direction", "1", Choice((-1.0, 1.0)), "1 to run forward, -1 backward")
-
-
-def _angle() -> Parameter:
-    return Parameter("angle", "rad", Uniform(0.0, 2 * math.pi), "direction to run, from the x axis")
+def _run(task: Arrays, xy: Tensor, velocity: Tensor) -> Tensor:
+    return speed_along(task, velocity)
 
 
 def _track_velocity(task: Arrays, xy: Tensor, velocity: Tensor) -> Tensor:
@@ -195,7 +190,7 @@ def _make_pearl(name: str, angle: Parameter, description: str, horizon: int, con
     return make_gym_ant(
         name,
         TaskDistribution((angle,)),
-        along_angle,
+        _run,
         control_cost=0.5,
         alive_bonus=1.0,
         horizon=horizon,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import mujoco
@@ -15,13 +14,15 @@ from envs.locomotion.bodies import (
     GREEN,
     LIGHT_ORANGE,
     add_camera,
-    add_chevron,
     add_mark,
     add_post,
     around,
     load_body,
     paint_ground,
+    sense_contact_forces,
+    with_unit_quaternion,
 )
+from envs.locomotion.directions import add_lanes
 from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
 from metarl.tasks import TaskDistribution
 from metarl.types import Arrays, Continuous
@@ -41,16 +42,6 @@ _RLLAB_SOLIMP = (0.8, 0.8, 0.01)
 
 Progress = Callable[[Arrays, Tensor, Tensor], Tensor]
 """(task, where the robot is (N, 2) m, its velocity (N, 2) m/s) -> (N,), what the task adds to the reward."""
-
-
-def along_x(task: Arrays, xy: Tensor, velocity: Tensor) -> Tensor:
-    """`Progress` forward or backward."""
-    return task["direction"] * velocity[:, 0]
-
-
-def along_angle(task: Arrays, xy: Tensor, velocity: Tensor) -> Tensor:
-    """`Progress` in a direction on the circle."""
-    return velocity[:, 0] * task["angle"].cos() + velocity[:, 1] * task["angle"].sin()
 
 
 def make_gym_ant(
@@ -90,7 +81,7 @@ def make_gym_ant(
     first = 0 if sees_position else 2
 
     def reset(task: Arrays, noise: Noise) -> Start:
-        qpos = _with_unit_quaternion(around(pose, 0.2 * noise.uniform - 0.1))  # (N, 15)
+        qpos = with_unit_quaternion(around(pose, 0.2 * noise.uniform - 0.1))  # (N, 15)
         return Start(state={"xy": qpos[:, :2]}, writes={"qpos": qpos, "qvel": 0.1 * noise.normal})
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -148,7 +139,7 @@ def make_rllab_ant(
     crouching = model.numeric("init_qpos").data.tolist()
 
     def reset(task: Arrays, noise: Noise) -> Start:
-        qpos = _with_unit_quaternion(around(crouching, 0.01 * noise.normal[:, :_NUM_QPOS]))  # (N, 15)
+        qpos = with_unit_quaternion(around(crouching, 0.01 * noise.normal[:, :_NUM_QPOS]))  # (N, 15)
         return Start(state={}, writes={"qpos": qpos, "qvel": 0.1 * noise.normal[:, _NUM_QPOS:]})
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -176,11 +167,6 @@ def make_rllab_ant(
         physics=_physics(model, num_substeps, ("qpos", "qvel", "xmat", "subtree_com", "sensordata"), contact_forces),
         description=description,
     )
-
-
-def _with_unit_quaternion(qpos: Tensor) -> Tensor:
-    quaternion = torch.nn.functional.normalize(qpos[:, 3:7], dim=1)
-    return torch.cat([qpos[:, :3], quaternion, qpos[:, 7:]], 1)
 
 
 def _is_unhealthy(data: Arrays, healthy_height_m: tuple[float, float] | None) -> Tensor:
@@ -224,14 +210,8 @@ def _compile(is_rllab: bool, contact_forces: bool) -> mujoco.MjModel:
             objtype=mujoco.mjtObj.mjOBJ_BODY,
             objname="torso",
         )
-    if contact_forces:  # nobody reads the accelerometer, but it makes MuJoCo compute cfrc_ext
-        spec.body("torso").add_site(name="torso")
-        spec.add_sensor(
-            name="contact_forces",
-            type=mujoco.mjtSensor.mjSENS_ACCELEROMETER,
-            objtype=mujoco.mjtObj.mjOBJ_SITE,
-            objname="torso",
-        )
+    if contact_forces:
+        sense_contact_forces(spec)
     return spec.compile()
 
 
@@ -266,15 +246,6 @@ def draw(task: Arrays) -> mujoco.MjModel:
     if "leg" in task:
         for name in LEG_GEOMS[int(task["leg"])]:
             spec.geom(name).rgba, spec.geom(name).material = DEAD, ""
-        add_lanes(spec, 0.0)
-    if "direction" in task or "angle" in task:
-        angle_rad = float(task["angle"]) if "angle" in task else math.pi * float(task["direction"] < 0)
-        add_lanes(spec, angle_rad)
+    if not {"leg", "direction", "angle"}.isdisjoint(task):
+        add_lanes(spec, task)
     return spec.compile()
-
-
-def add_lanes(spec: mujoco.MjSpec, angle_rad: float) -> None:
-    cos, sin = math.cos(angle_rad), math.sin(angle_rad)
-    for side_m in (-2.0, 0.0, 2.0):
-        for ahead_m in range(-2, 60):
-            add_chevron(spec, ahead_m * cos - side_m * sin, ahead_m * sin + side_m * cos, angle_rad)

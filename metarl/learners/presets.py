@@ -79,7 +79,7 @@ _RL2 |= {
     for name in (
         *("ant-dir-maml", "ant-vel", "ant-dir-promp", "ant-dir-pearl", "ant-dir-varibad", "ant-dir-2d"),
         *("ant-goal", "ant-goal-maml", "ant-crippled"),
-        *("walker-rand-params", "hopper-rand-params"),
+        *("humanoid-dir", "humanoid-dir-promp", "walker-vel", "walker-rand-params", "hopper-rand-params"),
     )
 }
 
