@@ -24,6 +24,7 @@ ENVIRONMENTS: dict[str, str] = {
     "reach-planar": "envs.manipulation.reach_planar:make_spec",
     "track": "envs.driving.track:make_spec",
     "surface-shift": "envs.driving.surface_shift:make_spec",
+    "payload": "envs.driving.payload:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
     "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",

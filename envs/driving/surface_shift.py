@@ -200,10 +200,16 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
-    """The car on the road of one task, to be drawn; same bodies and joints as the model that is stepped."""
+    """The car on the road of one task, to be drawn, with patches from wet to icy; they are not observed."""
     one = {name: value.unsqueeze(0).cpu() for name, value in task.items()}
     road = roads.centreline(one["shape"], one["max_curvature"], one["direction"])[0].double().numpy()
-    return scene.car_on_road(car.MODEL_FILE, road, float(task["width"]), 0.0)
+    half = float(task["width"]) / 2
+    stripes = []
+    for begin, end, ratio in zip(*(value[0].tolist() for value in patches(one)), strict=True):
+        if ratio < 1.0:
+            points = torch.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1)
+            stripes.append(scene.slippery(ratio, half, -half, (points % roads.NUM_POINTS).numpy()))
+    return scene.on_road(mujoco.MjSpec.from_file(str(car.MODEL_FILE)), road, 2 * half, stripes=stripes)
 
 
 def _shift(task: Arrays, state: Arrays, after: Arrays) -> dict[str, Tensor]:
