@@ -2,8 +2,8 @@
 
 Source: R. C. Coulter, Implementation of the pure pursuit path tracking algorithm, CMU-RI-TR-92-01, 1992: steer
 along the arc through the car and a point of the road ahead. Added: the state is predicted over the dead time
-of the steering, the tyres' slip and the steering offset are compensated, and the speed is limited by
-grip in the corners ahead and by the braking distance to them.
+of the steering, the tyres' slip on the road's arc and the steering offset are compensated, and the speed is limited by
+grip in the corners ahead, by the braking distance to them, and by the critical speed of a car that oversteers.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ GRIP_SHARE = 0.8
 """Share of the grip in corners that the driver plans with; slowing down there unloads the rear axle."""
 BRAKING_SHARE = 0.3
 """Share of that grip, and of the full brake, that the driver plans to brake with."""
-STABLE_SHARE = 0.8
-FF = lambda p, r: r
+STABLE_SHARE = 0.85
 """Share of the critical speed of an oversteering car that the driver keeps to."""
 SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
@@ -65,7 +64,7 @@ def drive(
     # The kinematic angle plus the difference of the axles' slip where the road will be when the wheels answer.
     slip = _slip(vehicle, task["load"])
     answered = (dead_time * speed / course.AHEAD_M).clamp(0.0, 1.0)
-    turn = FF(pursuit, torch.lerp(curvature[:, 0], curvature[:, 1], answered))
+    turn = torch.lerp(curvature[:, 0], curvature[:, 1], answered)
     angle = (2 * car.AXLE_M * pursuit).atan() + slip * speed * turn
     steering = (angle - vehicle["steer_offset"]) / car.MAX_STEER_RAD
 

@@ -1,27 +1,27 @@
 """`payload`: the 1:10 car on asphalt pulls a trailer; its load, its drag and the balance of the brakes are hidden.
 
-A loaded trailer lengthens the way that the car needs to slow down, by up to two and a half times, takes weight off the
-front axle, and pushes the rear axle aside when the car brakes in a bend. Nothing of it shows before the first time
-the car speeds up or brakes. Who takes the trailer to be empty arrives too fast; who takes it to be full brakes far
-too early and dares too little.
+Three quarters of the load rest on the hitch, behind the rear axle: they take weight off the front axle and press the
+rear tyres, whose slip grows with what they carry, so that a heavily loaded car turns in by itself and is unstable above
+a critical speed, 3 m/s with 1.5 times its own mass behind it and without limit when the trailer is empty. The mass
+also makes everything slower. None of it shows before the first bends. Who takes the trailer to be empty spins at
+speed; who takes it to be full crawls.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name           unit     train       hole         shell               what it changes
     payload        1        0 .. 1.5    .6 .. .9     1.5-2               load of the trailer / 3.7 kg, the car's mass
-    grip           1        .4 .. 1.1   .68 .. .82   .25-.4, 1.1-1.5     of the asphalt, all axles
+    grip           1        .7 .. 1     .82 .. .9    .55-.7, 1-1.2       of the asphalt, all axles
     brake_bias     1        -.15 .. .15              -.3--.15, .15-.3    left wheels brake with 1 + bias, right 1 - bias
     drag           N/(m/s)  0 .. 2                   2-3                 of the trailer's axle
-    power          1        .7 .. 1.2                .5-.7               scale of 20 N peak drive force
-    max_curvature  1/m      .7 .. 1.1                1.1-1.3             the sharpest corner
-    width          m        1 .. 1.3                 .9-1                of the road
+    max_curvature  1/m      .4 .. .7                 .7-.9               the sharpest corner
+    width          m        .8 .. 1                  .7-.8               of the road
     direction      1        -1 or 1                                      counter-clockwise (1) or not
     shape          1        8 x (-1 .. 1)                                Fourier coefficients, see roads.py
 Payload and grip are the key parameters, the ones with a hole. The rest of the vehicle is the nominal one of car.py,
 without wind. Shift, a split that extrapolates in some parameters only: `load`, payload and drag.
 
 The trailer is a body of its own on a hinge 0.25 m behind the middle of the car: 0.4 kg empty, one axle without brakes
-0.4 m behind the hitch, with tyres like those of a car's axle. The load is a box with its centre 0.37 m behind the
-hitch, so that 7.5 % of its weight rests on the hitch.
+0.4 m behind the hitch, with tyres like those of a car's axle. The load is a box with its centre 0.1 m behind the
+hitch. Grip varies less than in `surface-shift` and bends are wider, so that the load is what limits the speed.
 
 Actions (N, 2) in [-1, 1]: steering and pedal, see car.py; the trailer has no brakes and the grip of its load only.
 Observations (N, 16), reward, end and signals: see course.py; the trailer is not observed. 1 is progress at 5 m/s.
@@ -55,24 +55,21 @@ HITCH_ANGLE = 4
 """Column of `qpos`."""
 HITCH_M = 0.25
 """Distance of the hitch behind the middle of the car."""
-TRAILER_AXLE_M, LOAD_M = 0.4, 0.2
+TRAILER_AXLE_M, LOAD_M = 0.4, 0.1
 """Distances of the trailer's axle and of its centre of mass behind the hitch."""
 EMPTY_KG = 0.4
-LOAD_GYRATION = (0.0027, 0.0058, 0.0069)
-"""Inertia of the load about its own axes per mass, m^2: a box of 0.24 x 0.16 x 0.08 m."""
-BRAKE_N_PER_M_S = 3.0
-"""Force of the full brake per speed, N/(m/s)."""
-BRAKING_SHARE = 0.6
+LOAD_GYRATION = (0.0027, 0.0019, 0.0035)
+"""Inertia of the load about its own axes per mass, m^2: a box of 0.13 x 0.16 x 0.08 m."""
 TRACK_M = 0.13
 """Distance of a wheel from the middle of the car."""
 
 PARAMETERS = (
     Parameter("payload", "1", Uniform(0.0, 1.5, (0.6, 0.9), ((1.5, 2.0),)), "load of the trailer / car, hidden"),
-    Parameter("grip", "1", Uniform(0.7, 1.0, None, ((0.55, 0.7), (1.0, 1.2))), "of the asphalt, hidden"),
+    Parameter("grip", "1", Uniform(0.7, 1.0, (0.82, 0.9), ((0.55, 0.7), (1.0, 1.2))), "of the asphalt, hidden"),
     Parameter("brake_bias", "1", Uniform(-0.15, 0.15, None, ((-0.3, -0.15), (0.15, 0.3))), "to the left, hidden"),
     Parameter("drag", "N/(m/s)", Uniform(0.0, 2.0, None, ((2.0, 3.0),)), "of the trailer's axle, hidden"),
-    Parameter("max_curvature", "1/m", Uniform(0.7, 1.1, None, ((1.1, 1.3),)), "of the sharpest corner"),
-    Parameter("width", "m", Uniform(1.0, 1.3, None, ((0.9, 1.0),)), "of the road"),
+    Parameter("max_curvature", "1/m", Uniform(0.4, 0.7, None, ((0.7, 0.9),)), "of the sharpest corner"),
+    Parameter("width", "m", Uniform(0.8, 1.0, None, ((0.7, 0.8),)), "of the road"),
     course.DIRECTION,
     course.SHAPE,
 )
@@ -140,7 +137,6 @@ def derive_car(task: Arrays) -> dict[str, Tensor]:
     trailer = torch.stack(
         [torch.stack([-on_axle, on_axle], 1), torch.zeros_like(on_axle).unsqueeze(1).expand(-1, 2)], 1
     )
-    tables["pedal_unit"][:, 1] = BRAKE_N_PER_M_S
     tables["load"] = torch.cat([tables["load"], trailer], 1)  # (N, 7, 2)
     tables["load_transfer"] = torch.cat([tables["load_transfer"], torch.zeros_like(trailer)], 1)
     return tables
@@ -151,9 +147,7 @@ def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
     field = car.configure(task, defaults)
     load = task["payload"] * car.MASS_KG
     field["body_mass"][:, TRAILER] += load
-    field["body_ipos"][:, TRAILER, 0] = -LOAD_M
     field["body_inertia"][:, TRAILER] += load.unsqueeze(1) * load.new_tensor(LOAD_GYRATION)
-    field["actuator_gainprm"][:, car.BRAKE, 2] = -BRAKE_N_PER_M_S
     field["actuator_biasprm"][:, TRAILER_DRAG, 2] = -task["drag"]
     gear = defaults["actuator_gear"].expand(len(load), -1, -1).clone()
     # A force -F with the lever y on the left turns the car to the left by F y.
@@ -193,7 +187,7 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Pure pursuit of the centreline by the parameters of the task."""
     towed = EMPTY_KG + task["payload"] * car.MASS_KG
     drag = car.DRAG_N_PER_M_S + task["drag"]
-    return driver.drive(task, obs, drag=drag, towed_kg=towed, braking_share=BRAKING_SHARE)
+    return driver.drive(task, obs, drag=drag, towed_kg=towed)
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
@@ -202,6 +196,6 @@ def draw(task: Arrays) -> mujoco.MjModel:
     road = roads.centreline(one["shape"], one["max_curvature"], one["direction"])[0].double().numpy()
     spec = hitched(mujoco.MjSpec.from_file(str(car.MODEL_FILE)))
     load = spec.geom("trailer_load")
-    height = 0.005 + 0.05 * float(task["payload"])
-    load.size[2], load.pos[2] = height, 0.018 + height
+    height = 0.005 + 0.04 * float(task["payload"])
+    load.size[2], load.pos[2] = height, 0.078 + height
     return scene.on_road(spec, road, float(task["width"]))

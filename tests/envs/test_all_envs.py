@@ -221,7 +221,7 @@ def test_every_parameter_changes_something(name):
         start += parameter.size
 
 
-SHOWS_A_PART = ("track", "surface-shift", "reach-robots")
+SHOWS_A_PART = ("track", "surface-shift", "payload", "reach-robots")
 HIDDEN = [name for name in NAMES if name not in SHOWS_A_PART]
 """Environments whose whole task is hidden; the others show the road ahead or the goal."""
 
