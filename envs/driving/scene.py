@@ -11,7 +11,7 @@ import numpy as np
 
 GRAVEL, ASPHALT = (0.52, 0.48, 0.42, 1), (0.3, 0.3, 0.31, 1)
 LINE, RED, SWEPT = (0.93, 0.93, 0.9, 1), (0.78, 0.1, 0.1, 1), (0.33, 0.32, 0.31, 1)
-WET, ICE = np.array([0.13, 0.16, 0.22, 1]), np.array([0.62, 0.78, 0.92, 1])
+WET, ICE = np.array([0.13, 0.16, 0.22, 1]), np.array([0.5, 0.66, 0.8, 1])
 """Colours of a patch that is a little slippery, and of one that has hardly any grip."""
 LINE_M, KERB_M, SWEPT_M = 0.05, 0.12, 0.2
 """Widths of the edge lines, of the kerbs and of the swept line."""

@@ -97,9 +97,9 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         action_space=Continuous(2),
         horizon=horizon,
         reset=reset,
-        observe=observe,
-        step=step,
-        control=control,
+        observe=car.sensed(observe),
+        step=car.sensed(step),
+        control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
         physics=Physics(
@@ -113,7 +113,7 @@ def make_spec(horizon: int = 400) -> EnvSpec:
             max_constraints=4,
             scene=draw,
         ),
-        signals=Signals(course.SIGNAL_NAMES, course.signals),
+        signals=Signals(course.SIGNAL_NAMES, car.sensed(course.signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=expert,
         description="a car on asphalt with hidden slippery patches; grip, patches and road differ",
@@ -154,9 +154,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
     zero = torch.zeros_like(start.state["distance"])
     memory = {
         "shift": torch.stack([zero, zero, zero + course.START_SPEED * car.CONTROL_DT_S, zero], 1),
-        "met": torch.zeros_like(start.state["off_road"]),
-        "dipped": torch.zeros_like(start.state["off_road"]),
-        "recovered": torch.zeros_like(start.state["off_road"]),
+        "phase": torch.zeros_like(start.state["pose"][:, :1], dtype=torch.bool).expand(-1, 3).clone(),
     }
     return Start(start.state | memory, start.writes)
 
@@ -183,7 +181,7 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The metrics of the module's docstring, (N, 6)."""
-    met, dipped, recovered = state["met"], state["dipped"], state["recovered"]
+    met, dipped, recovered = state["phase"].unbind(1)
     recovery = torch.where(recovered, state["shift"][:, 3] * car.CONTROL_DT_S, math.nan)
     recovery = torch.where(dipped, recovery, 0.0).masked_fill(~met, math.nan)
     off_track = state["off_road"].to(recovery.dtype).masked_fill(~met, math.nan)
@@ -216,25 +214,24 @@ def _shift(task: Arrays, state: Arrays, after: Arrays) -> dict[str, Tensor]:
     """What the recovery time needs, frozen once the car has left the road.
 
     "shift", (N, 4): steps and progress before the first patch, recent progress per step, steps until recovered.
+    "phase", (N, 3) bool: the car has come to a patch; its progress has fallen; its progress has recovered.
     """
     point = (after["distance"] / roads.SPACING_M).round().to(torch.int64).unsqueeze(1) & (roads.NUM_POINTS - 1)
-    grip = task["grip_table"].gather(1, point)[:, 0]
-    met = state["met"] | (grip < task["grip"])
+    met_before, dipped_before, recovered_before = state["phase"].unbind(1)
+    met = met_before | (task["grip_table"].gather(1, point)[:, 0] < task["grip"])
     steps_before, progress_before, recent, waited = state["shift"].unbind(1)
     progress = after["advance"]
-    recent = recent + (progress - recent) * (car.CONTROL_DT_S / MEMORY_S)
+    recent = torch.lerp(recent, progress, car.CONTROL_DT_S / MEMORY_S)
     is_slow = met & (recent * steps_before < RECOVERED * progress_before)
-    dipped = state["dipped"] | is_slow
-    recovered = state["recovered"] | (dipped & ~is_slow)
+    dipped = dipped_before | is_slow
+    recovered = recovered_before | (dipped & ~is_slow)
     before = (~met).to(progress.dtype)
-    waits = (met & ~recovered).to(progress.dtype)
-    now = torch.stack([steps_before + before, progress_before + before * progress, recent, waited + waits], 1)
-    gone = state["off_road"]
+    waits = met & ~recovered
+    now = [steps_before + before, torch.addcmul(progress_before, before, progress), recent, waited + waits]
+    gone = state["off_road"].unsqueeze(1)
     return {
-        "shift": torch.where(gone.unsqueeze(1), state["shift"], now),
-        "met": torch.where(gone, state["met"], met),
-        "dipped": torch.where(gone, state["dipped"], dipped),
-        "recovered": torch.where(gone, state["recovered"], recovered),
+        "shift": torch.where(gone, state["shift"], torch.stack(now, 1)),
+        "phase": torch.where(gone, state["phase"], torch.stack([met, dipped, recovered], 1)),
     }
 
 
