@@ -85,6 +85,9 @@ MODEL_FIELDS = (
     "opt.wind",
 )
 
+SENSED_FIELDS = ("qpos", "qvel")
+"""Fields of mjData that a function needs that went through `sensed`."""
+
 GRIP = Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.15, 0.4), (1.1, 1.5))), "grip of the road, hidden")
 VEHICLE = (
     Parameter("tyre_stiffness_front", "1", Uniform(0.6, 1.6, None, ((0.4, 0.6), (1.6, 2.2)), log=True), "hidden"),
@@ -214,7 +217,7 @@ def control(
 
 
 def sensed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function (task, data, ...) that reads "sensordata", given `data` with "qpos" and "qvel", (N, >= 4), instead.
+    """A function (task, data, ...) that reads "sensordata", given `data` with `SENSED_FIELDS`, (N, >= 4), instead.
 
     The engine's own sensors cost a tenth of a step, because it computes the kinematics once more for them.
     """

@@ -56,7 +56,7 @@ SMOOTHNESS_COST = 0.05
 """What the largest jerk costs in a step, and the largest slip."""
 RESET_NOISE = (2, 0)
 
-DATA_FIELDS = ("qpos", "qvel")
+DATA_FIELDS = ("qpos", "sensordata")
 SIGNAL_NAMES = ("edge_distance", "heading_error", "progress_speed", "slip", "steering")
 METRIC_NAMES = ("progress_m", "lap_time_s", "off_track", "slip_angle_rad")
 
