@@ -44,6 +44,7 @@ ENVIRONMENTS: dict[str, str] = {
     "traffic": "envs.driving.traffic:make_spec",
     "park": "envs.driving.park:make_spec",
     "surface-shift": "envs.driving.surface_shift:make_spec",
+    "payload": "envs.driving.payload:make_spec",
     "half-cheetah-vel-maml": "envs.locomotion.half_cheetah:make_vel_maml",
     "half-cheetah-vel-pearl": "envs.locomotion.half_cheetah:make_vel_pearl",
     "half-cheetah-dir": "envs.locomotion.half_cheetah:make_dir",
