@@ -4,6 +4,7 @@ import json
 import pickle
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -192,6 +193,25 @@ def test_a_world_does_what_the_package_does(metaworld, name):
     assert len(make._idle[class_name(name)]) == 1
 
 
+def test_a_grasp_is_told_as_by_the_package(metaworld):
+    spec = envs.make_spec("metaworld-ml1-pick-place")
+    task = spec.tasks.split("test", 1)[0]
+    world = spec.factory(float(task[0]), task[1:].numpy())
+    world.reset()
+    told = set()
+    for _ in range(120):
+        world.step(np.clip(world.expert_action(), -1, 1))
+        data, puck = world.data, world._env._get_id_main_object()
+        pads = {data.geom(name).id: 0.0 for name in ("leftpad_geom", "rightpad_geom")}
+        for contact in data.contact:  # as the package has it
+            for pad in pads:
+                if {pad, puck} <= {contact.geom1, contact.geom2}:
+                    pads[pad] += data.efc_force[contact.efc_address]
+        told.add(shim.touching_object(world._env, puck))
+        assert shim.touching_object(world._env, puck) == all(force > 0 for force in pads.values())
+    assert told == {True, False}
+
+
 def test_a_goal_on_which_the_class_would_draw_for_ever_is_refused(metaworld):
     make = envs.make_spec("metaworld-ml1-push").factory
     with pytest.raises(SpecError, match="too close"):
@@ -302,6 +322,15 @@ def test_a_run_trains_evaluates_resumes_and_records(metaworld, tmp_path, capsys)
     table = judge([folder, "--num-goals=1", "--expert", "--adaptation-episodes=0"])
     assert set(table) == {*ML10.test, "mean"}
     assert "unbiased" in capsys.readouterr().out
+
+
+def test_gymnasium_makes_it_by_its_id(metaworld):
+    env = gymnasium.make("metarl:metarl/MetaworldMl1Reach-v0", horizon=5)
+    obs, info = env.reset(seed=0)
+    assert obs.shape == (OBS_DIM,)
+    assert info["task"]["task_class"] == CLASSES.index("reach")
+    assert [env.step(env.action_space.sample())[3] for _ in range(5)] == [False] * 4 + [True]
+    env.close()
 
 
 def test_without_the_package_a_run_ends_in_one_line(metaworld, monkeypatch):
