@@ -41,6 +41,7 @@ ENVIRONMENTS: dict[str, str] = {
     "window": "envs.manipulation.window:make_spec",
     "families": "envs.manipulation.families:make_spec",
     "track": "envs.driving.track:make_spec",
+    "track-wheels": "envs.driving.track_wheels:make_spec",
     "traffic": "envs.driving.traffic:make_spec",
     "park": "envs.driving.park:make_spec",
     "surface-shift": "envs.driving.surface_shift:make_spec",

@@ -159,14 +159,14 @@ def derive(task: Arrays) -> dict[str, Tensor]:
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
     """The car's forces and the drag of the gravel, its share d / BANK_M in units of the brake's force."""
-    drag = _depth(task, state) * (GRAVEL_N_PER_M_S / (BANK_M * car.BRAKE_N_PER_M_S))
+    drag = gravel_depth(task, state) * (GRAVEL_N_PER_M_S / (BANK_M * car.BRAKE_N_PER_M_S))
     return car.control(task, data, state, action, task["grip"].unsqueeze(1), drag)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Progress along the road less what the gravel costs."""
     after, reward, leaves = course.advance(task, data, state, action, STAGE_M)
-    reward = torch.sub(reward, _depth(task, after), alpha=GRAVEL_COST / BANK_M)
+    reward = torch.sub(reward, gravel_depth(task, after), alpha=GRAVEL_COST / BANK_M)
     success = (after["distance"] >= STAGE_M) & ~after["off_road"]
     return Outcome(after, reward.masked_fill(leaves, -1.0), leaves, success)
 
@@ -194,6 +194,6 @@ def draw(task: Arrays) -> mujoco.MjModel:
     return model
 
 
-def _depth(task: Arrays, state: Arrays) -> Tensor:
+def gravel_depth(task: Arrays, state: Arrays) -> Tensor:
     """How far the car is beside the swept line, at most to where the gravel is deep, (N,) m."""
     return (state["pose"][:, 0] - task["line_m"]).abs().clamp(max=BANK_M)
