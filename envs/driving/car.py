@@ -40,9 +40,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import torch
 from torch import Tensor
 
+from envs.driving import scene
+from metarl.env import Physics
 from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
@@ -118,6 +121,21 @@ NOMINAL = {
     "wind_direction": 0.0,
 }
 """What the vehicle is where a task does not say."""
+
+
+def physics(draw: Callable[[Arrays], mujoco.MjModel]) -> Physics:
+    """The car of `mjcf/car_st.xml` with `configure`, its functions given by `sensed`; `draw` makes what is drawn."""
+    return Physics(
+        model=scene.without_geoms(mujoco.MjSpec.from_file(str(MODEL_FILE))),
+        num_substeps=NUM_SUBSTEPS,
+        data_fields=SENSED_FIELDS,
+        model_fields=MODEL_FIELDS,
+        configure=configure,
+        uses_set_const=True,
+        max_contacts=1,
+        max_constraints=4,
+        scene=draw,
+    )
 
 
 def vehicle_of(task: Arrays) -> dict[str, Tensor]:

@@ -35,6 +35,7 @@ Horizon: 400 steps (16 s), an option of `make_spec`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -42,7 +43,7 @@ import torch
 from torch import Tensor
 
 from envs.driving import car, course, driver, roads, scene
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals, Start
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -94,16 +95,11 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
-        physics=Physics(
+        physics=replace(
+            car.physics(draw),
             model=scene.without_geoms(hitched(mujoco.MjSpec.from_file(str(car.MODEL_FILE)))),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=car.SENSED_FIELDS,
             model_fields=(*car.MODEL_FIELDS, "actuator_gear"),
             configure=configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
         ),
         signals=Signals(course.SIGNAL_NAMES, car.sensed(course.signals)),
         metrics=Metrics(METRIC_NAMES, metrics),

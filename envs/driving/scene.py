@@ -36,11 +36,6 @@ class Stripe(NamedTuple):
     points: np.ndarray | None = None
 
 
-def car_without_geoms(model_file: Path) -> mujoco.MjModel:
-    """The car to be stepped, as `without_geoms`."""
-    return without_geoms(mujoco.MjSpec.from_file(str(model_file)))
-
-
 def without_geoms(spec: mujoco.MjSpec) -> mujoco.MjModel:
     """What is to be stepped: geoms are for drawing only and their kinematics would cost a fifth of a step."""
     for geom in list(spec.geoms):

@@ -53,7 +53,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from envs.driving import car, course, driver, roads, scene
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals, Start
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -102,17 +102,7 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
-        physics=Physics(
-            model=scene.car_without_geoms(car.MODEL_FILE),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=car.SENSED_FIELDS,
-            model_fields=car.MODEL_FIELDS,
-            configure=car.configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
-        ),
+        physics=car.physics(draw),
         signals=Signals(course.SIGNAL_NAMES, car.sensed(course.signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=expert,

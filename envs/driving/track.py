@@ -41,16 +41,7 @@ speeds up and to the front when it brakes; see car.py.
 
 Gravel: a drag of 8 N per m/s times min(1, d / 0.2 m), d the distance of the middle of the car from the swept line.
 
-Observations (N, 16), independent of where the road lies, clipped to [-5, 5]
-    0      steering servo angle          / 0.42 rad
-    1      yaw rate                      / 5 rad/s
-    2      velocity forwards             / 5 m/s, at the middle of the chassis
-    3, 4   previous action (zeros at the start)
-    5      lateral error, left positive  / half the road's width
-    6      heading error, left positive  / 0.5 rad
-    7..14  curvature of the centreline at 0, .66, 1.31, ... 4.59 m ahead, 1/m
-    15     width of the road, m
-They are what a car measures: servo, gyroscope, wheels, and its place on the road; not its lateral velocity.
+Observations (N, 16): see course.py.
 
 Reward, per control step of 40 ms
     ds / 0.2 m - 0.5 * gravel - 0.05 * (jerk + slip),  jerk = mean((action - previous action)^2) / 4 in [0, 1],
@@ -90,7 +81,7 @@ import torch
 from torch import Tensor
 
 from envs.driving import car, course, driver, roads, scene
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -134,17 +125,7 @@ def make_spec(horizon: int = 60) -> EnvSpec:
         control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
-        physics=Physics(
-            model=scene.car_without_geoms(car.MODEL_FILE),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=car.SENSED_FIELDS,
-            model_fields=car.MODEL_FIELDS,
-            configure=car.configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
-        ),
+        physics=car.physics(draw),
         signals=Signals(SIGNAL_NAMES, car.sensed(signals)),
         metrics=Metrics(METRIC_NAMES, lambda task, data, state: course.metrics(state, STAGE_M)),
         expert=expert,

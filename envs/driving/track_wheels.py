@@ -69,6 +69,7 @@ def make_spec(horizon: int = 60) -> EnvSpec:
             single_track.physics,
             model=_car_with_contacts_only(),
             num_substeps=8,
+            data_fields=course.DATA_FIELDS,
             model_fields=(
                 *("actuator_gainprm", "actuator_dynprm", "actuator_delay"),
                 *("body_mass", "body_inertia", "body_ipos", "body_quat"),

@@ -203,10 +203,7 @@ def test_the_expert_parks(split: str):
 
 def test_the_car_needs_both_gears():
     env = make_env(SPEC.tasks.split("test", 32))
-    speed = []
-    for _ in range(SPEC.horizon):
-        speed.append(env.step(env.expert_action()).obs[:, 4])
-    speed = torch.stack(speed)
+    speed = torch.stack([env.step(env.expert_action()).obs[:, 4] for _ in range(SPEC.horizon)])
     both = (speed.amax(0) > 0.2) & (speed.amin(0) < -0.2)
     assert both.double().mean() > 0.5
 
