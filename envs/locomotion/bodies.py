@@ -13,6 +13,8 @@ from torch import Tensor
 GREEN = (0.2, 0.65, 0.35, 1.0)
 RED = (0.85, 0.25, 0.2, 1.0)
 LIGHT_ORANGE = (0.93, 0.62, 0.28, 1.0)
+DEAD = (0.2, 0.2, 0.24, 1.0)
+"""Of a limb without a motor."""
 DARK_ORANGE = (0.86, 0.42, 0.22, 1.0)
 
 
@@ -66,9 +68,12 @@ def paint_ground(spec: mujoco.MjSpec) -> None:
     spec.worldbody.lights[0].dir = (-0.3, 0.4, -1.0)
 
 
-def add_post(spec: mujoco.MjSpec, x: float, y: float, rgba: tuple[float, ...] = GREEN) -> None:
-    """Add a post of 0.6 m that nothing collides with."""
-    add_mark(spec, mujoco.mjtGeom.mjGEOM_CAPSULE, (0.03, 0.3, 0.0), (x, y, 0.3), rgba)
+def add_post(
+    spec: mujoco.MjSpec, x: float, y: float, rgba: tuple[float, ...] = GREEN, height_m: float = 0.6, foot_m: float = 0.0
+) -> None:
+    """Add a post that nothing collides with, its foot at the height `foot_m`."""
+    half_m = height_m / 2
+    add_mark(spec, mujoco.mjtGeom.mjGEOM_CAPSULE, (0.03, half_m, 0.0), (x, y, foot_m + half_m), rgba)
 
 
 def add_chevron(spec: mujoco.MjSpec, x: float, y: float, angle_rad: float, rgba: tuple[float, ...] = GREEN) -> None:

@@ -70,13 +70,15 @@ _CHEETAH = RL2Config(
     bootstrap_at_end=True,
 )
 _RL2 |= {
-    name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")
+    f"half-cheetah-{name}": {"default": _CHEETAH}
+    for name in ("vel-maml", "vel-pearl", "vel-promp", "vel-roml", "dir", "crippled", "gravity", "terrain")
 }
 # Starting points: the half-cheetah's settings with a longer view, as these robots first have to learn not to fall.
 _RL2 |= {
     name: {"default": replace(_CHEETAH, total_steps=20_000_000, discount=0.99)}
     for name in (
-        *("ant-dir-maml", "ant-vel", "ant-dir-pearl", "ant-goal"),
+        *("ant-dir-maml", "ant-vel", "ant-dir-promp", "ant-dir-pearl", "ant-dir-varibad", "ant-dir-2d"),
+        *("ant-goal", "ant-goal-maml", "ant-crippled"),
         *("walker-rand-params", "hopper-rand-params"),
     )
 }
