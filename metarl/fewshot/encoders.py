@@ -118,11 +118,13 @@ class Conv4(nn.Module):
             is_halved = index < num_halved
             stride = 2 if is_halved and is_strided else 1
             inputs = channels if index == 0 else hidden_dim
-            blocks += [nn.Conv2d(inputs, hidden_dim, 3, stride, padding=1), *_norm(hidden_dim, norm, 2), nn.ReLU()]
+            blocks += [nn.Conv2d(inputs, hidden_dim, 3, stride, padding=1), *_norm(hidden_dim, norm, 2)]
             if is_halved:
                 rounded = 1 if is_strided else 0
                 height, width = (height + rounded) // 2, (width + rounded) // 2
                 blocks += [] if is_strided else [nn.MaxPool2d(2)]
+            # The maximum of ReLUs is the ReLU of the maximum, on a quarter of the numbers.
+            blocks.append(nn.ReLU())
         if min(height, width) < 1:
             raise ConfigError(f"images of {x_shape[1]}x{x_shape[2]} are too small to be halved {num_halved} times.")
         self.blocks = nn.Sequential(*blocks)
@@ -165,7 +167,7 @@ class Conv1d(nn.Module):
         blocks: list[nn.Module] = []
         for index in range(4):
             convolution = nn.Conv1d(channels if index == 0 else hidden_dim, hidden_dim, kernel_size, padding="same")
-            blocks += [convolution, *_norm(hidden_dim, norm, 1), nn.ReLU(), nn.MaxPool1d(2)]
+            blocks += [convolution, *_norm(hidden_dim, norm, 1), nn.MaxPool1d(2), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.map_shape = (hidden_dim, length // 16)
         self.embedding_dim = hidden_dim
