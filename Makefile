@@ -13,6 +13,8 @@ install: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	# Made for MuJoCo 3.3.0, which pip would bring; envs/metaworld/shim.py mends what breaks. Its tests are skipped without it.
+	$(BIN)/python -m pip install --quiet --no-deps metaworld==3.1.1
 	touch $@
 
 demo: install

@@ -14,11 +14,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.sb3_adapter import SB3VecEnv
 from metarl.statistics import bootstrap
 from metarl.task_worlds import TaskLike
+from metarl.worlds import Spec
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class ScratchRecord:
 
 
 def train_from_scratch(
-    spec: EnvSpec,
+    spec: Spec,
     task: TaskLike,
     total_steps: int,
     seed: int,
@@ -101,7 +101,7 @@ class ScratchCurve:
     success_rate: list[float]
 
 
-def scratch_curve(spec: EnvSpec, tasks: Tensor, total_steps: int, seed: int, *, num_worlds: int = 8) -> ScratchCurve:
+def scratch_curve(spec: Spec, tasks: Tensor, total_steps: int, seed: int, *, num_worlds: int = 8) -> ScratchCurve:
     """Train from scratch on each of some tasks, (B, P), and put the learning curves together.
 
     See `train_from_scratch`. A point stands where the policy that earned it had been trained for so many steps.

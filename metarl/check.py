@@ -169,11 +169,30 @@ def _check_parameter_matters(
     if isinstance(prior, Choice) and len(prior.values) == 1 and prior.held_out:
         other[:, start : start + parameter.size] = prior.held_out[0]  # training knows one value only
     changed[:, start : start + parameter.size] = other[:, start : start + parameter.size]
-    if _equal(_run(worlds, tasks, actions), _run(worlds, changed, actions)):
-        raise SpecError(
-            f"{worlds.spec.name}: parameter {parameter.name!r} changes neither observations nor rewards with random "
-            "actions; read it in the functions of the spec (and call set_const after masses), or remove it."
-        )
+
+    def matters(sequence: Tensor) -> bool:
+        return not _equal(_run(worlds, tasks, sequence), _run(worlds, changed, sequence))
+
+    if matters(actions) or (worlds.spec.expert is not None and matters(_expert_actions(worlds, tasks, actions))):
+        return
+    raise SpecError(
+        f"{worlds.spec.name}: parameter {parameter.name!r} changes neither observations nor rewards with random "
+        "actions, nor with those of the scripted expert where there is one; read it in the functions of the spec "
+        "(and call set_const after masses), or remove it."
+    )
+
+
+def _expert_actions(worlds: BatchedEnv, tasks: Tensor, actions: Tensor) -> Tensor:
+    """What the scripted expert does on the tasks, of the shape of `actions`: a sparse reward is not found at random."""
+    worlds.generator.manual_seed(0)
+    worlds.set_tasks(tasks)
+    done = []
+    for episode in actions:
+        worlds.reset()
+        for _ in episode:
+            done.append(worlds.expert_action())
+            worlds.step(done[-1])
+    return torch.stack(done).view_as(actions)
 
 
 def _check_stability(worlds: BatchedEnv, split: str, tasks: Tensor, actions: Tensor) -> None:

@@ -284,7 +284,7 @@ def _train_defaults(arguments: Sequence[str]) -> TrainOptions:
     env = peek(arguments, "--env") or ""
     learners.find(algorithm)
     if env and env not in envs.names():
-        raise UnknownNameError("environment", env, envs.names())
+        raise UnknownNameError("environment", env, envs.names(), shown=envs.families(envs.names()))
     preset = peek(arguments, "--preset")
     if "--resume" in arguments and env and not preset:
         start = _saved_options(arguments, algorithm, env)

@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
@@ -45,6 +44,7 @@ from metarl.symbolic import (
     values_of,
     without_constant,
 )
+from metarl.worlds import Spec, make_worlds
 
 ACCEPTED_SHARE = 0.95
 STEP_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
@@ -107,7 +107,7 @@ class Distillation:
 
 def distil(
     learner: LearnedLossLearner,
-    spec: EnvSpec,
+    spec: Spec,
     *,
     num_tasks: int = 32,
     num_validation_tasks: int = 64,
@@ -195,7 +195,7 @@ class _Test:
     def __init__(
         self,
         learner: LearnedLossLearner,
-        spec: EnvSpec,
+        spec: Spec,
         lives: Lives,
         num_tasks: int,
         scales: Sequence[float],
@@ -268,7 +268,7 @@ class _Test:
 
     def _returns(self, learner: LearnedLossLearner, tasks: Tensor) -> NDArray:
         """(B, K + 1) of fresh policies, means over episodes."""
-        env = BatchedEnv(
+        env = make_worlds(
             self._spec, len(tasks) * learner.config.episodes_per_task, device=learner.device, seed=self._seed
         )
         env.set_tasks(tasks)
@@ -285,7 +285,7 @@ class _Test:
         return float(gain.mean() / network_gain.mean()), (float(low), float(high))
 
 
-def with_formula(learner: LearnedLossLearner, spec: EnvSpec, formula: Formula) -> LearnedLossLearner:
+def with_formula(learner: LearnedLossLearner, spec: Spec, formula: Formula) -> LearnedLossLearner:
     """A learner whose policies are like those of another one, and learn with a formula."""
     import json
 
@@ -296,7 +296,7 @@ def with_formula(learner: LearnedLossLearner, spec: EnvSpec, formula: Formula) -
     return other
 
 
-def with_step_scale(learner: LearnedLossLearner, spec: EnvSpec, scale: float) -> LearnedLossLearner:
+def with_step_scale(learner: LearnedLossLearner, spec: Spec, scale: float) -> LearnedLossLearner:
     """The same learner with all step sizes times a factor."""
     other = LearnedLossLearner(spec, learner.config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())

@@ -20,11 +20,15 @@ class MetarlError(Exception):
 
 
 class UnknownNameError(MetarlError, KeyError):
-    """A name that is not in a table (environment, algorithm, split, preset, parameter)."""
+    """A name that is not in a table (environment, algorithm, split, preset, parameter).
 
-    def __init__(self, kind: str, name: str, available: Iterable[str]):
+    `shown` takes the place of `available` in the list, where many names are shorter put together.
+    """
+
+    def __init__(self, kind: str, name: str, available: Iterable[str], shown: Iterable[str] | None = None):
         names = sorted(available)
-        super().__init__(f"unknown {kind} {name!r}.{closest(name, names)} Available: {', '.join(names) or 'none'}.")
+        listed = ", ".join(names if shown is None else sorted(shown))
+        super().__init__(f"unknown {kind} {name!r}.{closest(name, names)} Available: {listed or 'none'}.")
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would print the repr

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.rollout import Adapts
 from metarl.seeding import make_generator
 from metarl.statistics import bootstrap
 from metarl.types import Rollout
+from metarl.worlds import Spec, Worlds, make_worlds
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Evaluation:
 
 def evaluate(
     learner: Adapts,
-    spec: EnvSpec,
+    spec: Spec,
     *,
     algorithm: str,
     split: str = "test",
@@ -112,7 +112,7 @@ def evaluate(
         raise ConfigError(f"evaluation needs at least one task, one episode and one world per task, got {got}.")
     if seed < 0:
         raise ConfigError(f"the seed of an evaluation must not be negative, got {seed}.")
-    env = BatchedEnv(spec, num_tasks * episodes_per_task, device=device)
+    env = make_worlds(spec, num_tasks * episodes_per_task, device=device)
     return evaluate_in(
         env,
         learner,
@@ -126,7 +126,7 @@ def evaluate(
 
 
 def evaluate_in(
-    env: BatchedEnv,
+    env: Worlds,
     learner: Adapts,
     *,
     algorithm: str,
@@ -154,7 +154,7 @@ def samples_support(learner: Adapts) -> bool:
 
 
 def _summarise(
-    rollout: Rollout, env: BatchedEnv, algorithm: str, split: str, seed: int, deterministic: bool, adapts_by: str
+    rollout: Rollout, env: Worlds, algorithm: str, split: str, seed: int, deterministic: bool, adapts_by: str
 ) -> Evaluation:
     def of_tasks(values: Tensor) -> np.ndarray:
         """The mean over the worlds of each task, (K, N) -> (B, K)."""
@@ -190,7 +190,7 @@ def _summarise(
     )
 
 
-def _metrics(rollout: Rollout, env: BatchedEnv) -> dict[str, list[float | None]]:
+def _metrics(rollout: Rollout, env: Worlds) -> dict[str, list[float | None]]:
     names = () if env.spec.metrics is None else env.spec.metrics.names
     means = rollout.metrics.double().nanmean(1).T.tolist()  # (M, K)
     return {

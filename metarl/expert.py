@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from metarl.env import BatchedEnv
 from metarl.rollout import collect
 from metarl.types import Act, PolicyInput, Rollout
+from metarl.worlds import Worlds
 
 
 class Expert:
@@ -21,17 +21,17 @@ class Expert:
 
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
     ) -> Rollout:
         """Play the episodes of one trial; it does the same in each of them."""
         return collect(env, _ExpertPolicy(env), num_episodes, None, on_step)
 
 
 class _ExpertPolicy:
-    def __init__(self, env: BatchedEnv):
+    def __init__(self, env: Worlds):
         self._env = env
 
     def initial_memory(self, num_worlds: int) -> None:

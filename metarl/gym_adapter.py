@@ -23,10 +23,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError, RenderError, UnknownNameError
 from metarl.task_worlds import TaskLike, TaskWorlds, named_task
 from metarl.types import ActionSpace, Continuous, Step
+from metarl.worlds import Spec
 
 
 def box(dim: int) -> spaces.Box:
@@ -69,7 +69,7 @@ class GymEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         *,
         task: TaskLike | None = None,
         split: str = "train",
@@ -135,7 +135,7 @@ class GymVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarray
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         num_envs: int,
         *,
         task: TaskLike | None = None,
@@ -226,15 +226,15 @@ class Frames:
     def draw(self, world_id: int) -> np.ndarray:
         """One world as it is now, (height, width, 3) uint8."""
         env = self._worlds.env
-        physics, engine = env.spec.physics, env.engine
-        if physics is None or engine is None:
+        physics = env.spec.physics
+        if physics is None:
             raise RenderError(f"{env.spec.name} has no body to draw.")
         # Where no scene depends on the task, all worlds look through one renderer.
         key, task = (0, torch.zeros(0)) if physics.scene is None else (world_id, env.task[world_id].cpu())
         if key not in self._renderers or not torch.equal(self._renderers[key][0], task):
             self._open(key, task)
-        arrays = [engine.data(name)[world_id].cpu().numpy() for name in ("qpos", "mocap_pos", "mocap_quat")]
-        return self._renderers[key][1].draw(*arrays)
+        pose = {name: value[world_id].cpu().numpy() for name, value in env.pose().items()}
+        return self._renderers[key][1].draw(**pose)
 
     def close(self) -> None:
         """Close all renderers; drawing again opens new ones."""
@@ -260,14 +260,14 @@ class Frames:
         return spec.physics.scene({name: value[0] for name, value in named.items()})
 
 
-def render_metadata(spec: EnvSpec) -> dict[str, Any]:
+def render_metadata(spec: Spec) -> dict[str, Any]:
     """What gymnasium wants to know about frames; environments without a body have none."""
     if spec.physics is None:
         return {"render_modes": []}
     return {"render_modes": ["rgb_array"], "render_fps": round(1.0 / spec.physics.control_dt_s)}
 
 
-def checked_render_mode(spec: EnvSpec, render_mode: str | None) -> str | None:
+def checked_render_mode(spec: Spec, render_mode: str | None) -> str | None:
     """The render mode, if the environment has it.
 
     Raises:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint, save_checkpoint
 from metarl.config_json import config_from_json
-from metarl.env import BatchedEnv, EnvSpec, Signals
+from metarl.env import EnvSpec, Signals
 from metarl.errors import CheckpointError, ConfigError, MetarlError, UnknownNameError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
@@ -40,6 +40,7 @@ from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
 from metarl.types import Rollout
+from metarl.worlds import Spec, make_worlds
 
 _ALGORITHM = "learned-loss"
 _TYPICAL_TASKS = 16
@@ -225,7 +226,7 @@ class LearnedLoss:
             raise ConfigError(f"a learned {self.kind} is no drift: use `{self.role}` of it.")
         return learned_drift(self.parameters, log_ratio, advantage)
 
-    def columns(self, spec: EnvSpec) -> list[int]:
+    def columns(self, spec: Spec) -> list[int]:
         """Where the signals that it reads stand among those of an environment.
 
         Raises:
@@ -233,7 +234,7 @@ class LearnedLoss:
         """
         return signal_columns(spec, self.signals)
 
-    def on(self, spec: EnvSpec) -> LossOnEnv:
+    def on(self, spec: Spec) -> LossOnEnv:
         """The loss for rollouts in an environment.
 
         Raises:
@@ -323,7 +324,7 @@ class LossOnEnv:
 
 
 def transfer(
-    learner: LearnedLossLearner, spec: EnvSpec, seed: int, device: str | torch.device = "cpu"
+    learner: LearnedLossLearner, spec: Spec, seed: int, device: str | torch.device = "cpu"
 ) -> LearnedLossLearner:
     """A learner of another environment that learns by the loss of this one: fresh policies of the other's shapes.
 
@@ -358,11 +359,11 @@ def transfer(
     return other
 
 
-def _with_signals(spec: EnvSpec, wanted: tuple[str, ...]) -> EnvSpec:
+def _with_signals(spec: Spec, wanted: tuple[str, ...]) -> Spec:
     """An environment whose signals are the wanted ones, in their order."""
     given = () if spec.signals is None else spec.signals.names
     signal_columns(spec, wanted)  # refuses an environment that lacks one
-    if spec.signals is None or given == wanted:
+    if not isinstance(spec, EnvSpec) or spec.signals is None or given == wanted:
         return spec
     return dataclasses.replace(spec, signals=Signals(wanted, spec.signals.compute, spec.signals.feedback))
 
@@ -372,7 +373,7 @@ def _refuse_others(path: Path, algorithm: object) -> None:
         raise CheckpointError(f"{path} is of {algorithm}, which learns no loss: name a run of {_ALGORITHM}.")
 
 
-def _learner(config: Mapping[str, Any], path: Path) -> tuple[EnvSpec, LearnedLossLearner]:
+def _learner(config: Mapping[str, Any], path: Path) -> tuple[Spec, LearnedLossLearner]:
     """The environment that the loss was meta-trained on, and a learner without its weights."""
     import envs
 
@@ -417,7 +418,7 @@ def _role(loss: AdaptiveLoss, kind: str, path: Path) -> Role:
     )
 
 
-def _typical_support(learner: LearnedLossLearner, spec: EnvSpec) -> Support:
+def _typical_support(learner: LearnedLossLearner, spec: Spec) -> Support:
     """What fresh policies experience on training tasks, as if it were one task: the mean of the tasks' encodings."""
     rollout = _first_batch(learner, spec, seed=0)
     tasks = learner.support(rollout, 0, _TYPICAL_TASKS)  # (B, M, ...)
@@ -425,8 +426,8 @@ def _typical_support(learner: LearnedLossLearner, spec: EnvSpec) -> Support:
     return merged._replace(weight=merged.weight / _TYPICAL_TASKS)
 
 
-def _first_batch(learner: LearnedLossLearner, spec: EnvSpec, seed: int) -> Rollout:
+def _first_batch(learner: LearnedLossLearner, spec: Spec, seed: int) -> Rollout:
     """One episode of fresh policies on training tasks."""
-    env = BatchedEnv(spec, _TYPICAL_TASKS * learner.config.episodes_per_task, device=learner.device, seed=seed)
+    env = make_worlds(spec, _TYPICAL_TASKS * learner.config.episodes_per_task, device=learner.device, seed=seed)
     env.set_tasks(spec.tasks.sample_train(_TYPICAL_TASKS, make_generator(seed, "tasks")))
     return learner.trial(env, 1, make_generator(seed, "first batch", learner.device))

@@ -6,10 +6,10 @@ import textwrap
 
 import envs
 from metarl import learners
-from metarl.env import EnvSpec
 from metarl.errors import UnknownNameError
 from metarl.tasks import Choice, Distribution, Normal, Parameter, TaskDistribution, Uniform
 from metarl.types import Continuous
+from metarl.worlds import ProcessSpec, Spec
 
 
 def overview(width: int = 80) -> str:
@@ -18,7 +18,7 @@ def overview(width: int = 80) -> str:
     Args:
         width: characters per line.
     """
-    blocks = [_environment(envs.make_spec(name), width) for name in envs.names()]
+    blocks = [_family(name, members, width) for name, members in envs.families(envs.names()).items()]
     lines = [_wrapped(f"{name}: {learners.find(name).description}", width) for name in learners.names()]
     more = _wrapped("`metarl list NAME` shows all about an environment or an algorithm.", width)
     return "\n\n".join(["ENVIRONMENTS", *blocks, "ALGORITHMS", "\n".join(lines), more])
@@ -35,20 +35,34 @@ def details(name: str, width: int = 80) -> str:
         parameters = [_parameter(parameter, width) for parameter in spec.tasks.parameters]
         return "\n".join([_environment(spec, width), "", *parameters, *_shifts(spec.tasks, width)])
     if name in learners.names():
-        presets = [f"{env}: {', '.join(learners.preset_names(name, env))}" for env in envs.names()]
+        families = envs.families(envs.names()).items()
+        presets = [f"{env}: {', '.join(learners.preset_names(name, _member(env, of)))}" for env, of in families]
         lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
         return "\n".join([_wrapped(f"{name}: {learners.find(name).description}", width), *lines])
-    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()])
+    shown = [*envs.families(envs.names()), *learners.names()]
+    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()], shown=shown)
 
 
-def _environment(spec: EnvSpec, width: int) -> str:
+def _family(name: str, members: list[str], width: int) -> str:
+    """An environment, or one block for all members of a family."""
+    block = _environment(envs.make_spec(_member(name, members)), width, name)
+    return "\n".join([block, _wrapped(f"  * is one of {', '.join(members)}", width, "  ")]) if members else block
+
+
+def _member(name: str, members: list[str]) -> str:
+    """A name that can be made: itself, or the first of its family."""
+    return name.replace("*", members[0]) if members else name
+
+
+def _environment(spec: Spec, width: int, name: str = "") -> str:
     space = spec.action_space
     actions = f"{space.dim} continuous" if isinstance(space, Continuous) else f"{space.num_actions} discrete"
-    body = f"{spec.physics.control_dt_s * 1000:g} ms per step" if spec.physics else "no body"
+    timed = spec.body if isinstance(spec, ProcessSpec) else spec.physics
+    body = f"{timed.control_dt_s * 1000:g} ms per step" if timed else "no body"
     presets = ", ".join(learners.preset_names("rl2", spec.name))
     return "\n".join(
         [
-            _wrapped(f"{spec.name}: {spec.description}", width),
+            _wrapped(f"{name or spec.name}: {spec.description}", width),
             *(
                 _wrapped(line, width, "  ")
                 for line in (
@@ -67,12 +81,13 @@ def _parameter(parameter: Parameter, width: int) -> str:
     shape = " " + "x".join(str(n) for n in parameter.shape) if parameter.shape else ""
     unit = "" if parameter.unit == "1" else f" [{parameter.unit}]"
     meaning = f": {parameter.description}" if parameter.description else ""
-    ranges = "; ".join(f"{split} {values}" for split, values in _ranges(parameter.distribution).items())
+    drawn = "; ".join(f"{split} {values}" for split, values in ranges(parameter.distribution).items())
     head = _wrapped(f"{parameter.name}{shape}{unit}{meaning}", width, "  ")
-    return f"{head}\n{_wrapped(ranges, width, '      ')}"
+    return f"{head}\n{_wrapped(drawn, width, '      ')}"
 
 
-def _ranges(distribution: Distribution) -> dict[str, str]:
+def ranges(distribution: Distribution) -> dict[str, str]:
+    """Where training and the held-out splits draw a parameter, {split: values}, training first."""
     if isinstance(distribution, Uniform):
         ranges = {"train": _interval((distribution.low, distribution.high)) + (" log" if distribution.log else "")}
         if distribution.hole:

@@ -9,7 +9,6 @@ from typing import Literal, TypeGuard
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.losses.adaptive import PolicyGradientLoss
@@ -19,6 +18,7 @@ from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support, step_inputs
 from metarl.nets.mlp_policy import Parameters
 from metarl.seeding import make_generator
+from metarl.worlds import Spec, make_worlds
 
 LearnedCredit = LearnedReward | LearnedPotential | LearnedAdvantage
 
@@ -47,7 +47,7 @@ class Lives:
 
 
 @torch.no_grad()
-def live(learner: LearnedLossLearner, spec: EnvSpec, tasks: Tensor, seed: int) -> Lives:
+def live(learner: LearnedLossLearner, spec: Spec, tasks: Tensor, seed: int) -> Lives:
     """Let fresh policies learn tasks, by as many inner updates as the loss was trained for.
 
     Args:
@@ -57,7 +57,7 @@ def live(learner: LearnedLossLearner, spec: EnvSpec, tasks: Tensor, seed: int) -
         seed: of the policies, of the worlds' noise and of actions.
     """
     num_tasks, config = len(tasks), learner.config
-    env = BatchedEnv(spec, num_tasks * config.episodes_per_task, device=learner.device, seed=seed)
+    env = make_worlds(spec, num_tasks * config.episodes_per_task, device=learner.device, seed=seed)
     env.set_tasks(tasks)
     policies: list[Parameters] = []
     generator = make_generator(seed, "lives", learner.device)

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import torch
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.learned_loss import LearnedLoss, LossOnEnv
 from metarl.losses.formula import PREFIX as FORMULA_PREFIX
 from metarl.losses.formula import is_formula
+from metarl.worlds import Spec
 
 PREFIX = "learned:"
 FOLDER = "loss"
 
 
-def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+def named_loss(setting: str, spec: Spec, discount: float, device: str | torch.device) -> LossOnEnv | None:
     """The loss that a learner's setting names as `learned:RUN` or `formula:FILE`; None where it names none.
 
     Raises:
@@ -35,7 +35,7 @@ def named_loss(setting: str, spec: EnvSpec, discount: float, device: str | torch
     return loss.with_discount(discount).on(spec)
 
 
-def named_reward(setting: str, spec: EnvSpec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+def named_reward(setting: str, spec: Spec, discount: float, device: str | torch.device) -> LossOnEnv | None:
     """The loss that a setting names (`named_loss`) and that shapes rewards; None for "own".
 
     Raises:

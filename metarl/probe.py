@@ -13,7 +13,7 @@ from metarl.physics.engine import STATE_FIELDS, Engine
 from metarl.types import Arrays, Discrete
 
 if TYPE_CHECKING:
-    from metarl.env import EnvSpec, Noise
+    from metarl.spec import EnvSpec, Noise
 
 
 def probe_spec(

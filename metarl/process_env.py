@@ -10,6 +10,7 @@
 
 One convention: the factory is called with the task parameters by name, `factory(**task)`, floats or
 arrays, and returns an environment of that task. A world whose task changes gets a new environment.
+A `ProcessSpec` is the same as a specification by name, for `metarl train` and all else (`make_worlds`).
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ import multiprocessing
 import os
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,29 +34,13 @@ from metarl.process_worker import Spaces, WorkerStep, serve
 from metarl.seeding import make_generator
 from metarl.tasks import TaskDistribution
 from metarl.types import ActionSpace, Continuous, Discrete, Step
+from metarl.worlds import ProcessSpec
 
 if TYPE_CHECKING:
     import gymnasium
 
 _log = logging.getLogger(__name__)
 _CLOSE_S = 2.0
-
-
-@dataclass(frozen=True)
-class GymSpec:
-    """What learners read of an environment's specification; see `metarl.env.EnvSpec`."""
-
-    name: str
-    tasks: TaskDistribution
-    obs_dim: int
-    action_space: ActionSpace
-    horizon: int
-    physics: None = None
-    derive: None = None
-    metrics: None = None
-    expert: None = None
-    samples_actions: bool = False
-    description: str = ""
 
 
 class _Worker(NamedTuple):
@@ -126,8 +110,42 @@ class GymTaskDistribution:
             self._workers.append(_start(context, factory, len(world_ids), horizon))
         self._parameters = torch.full((num_worlds, tasks.dim), torch.nan)
         self._spaces = self._write_tasks(tasks.split("validation", num_worlds))
-        self.spec = GymSpec(name, tasks, self._spaces.obs_dim, _action_space(self._spaces), horizon)
+        self.spec = ProcessSpec(name, tasks, self._spaces.obs_dim, _action_space(self._spaces), horizon, factory)
         self.has_success = self._probe()
+
+    @classmethod
+    def of(
+        cls,
+        spec: ProcessSpec,
+        num_worlds: int,
+        *,
+        num_workers: int = 0,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+    ) -> GymTaskDistribution:
+        """The worlds of a specification.
+
+        Raises:
+            SpecError: the environments have other spaces than the specification says.
+        """
+        worlds = cls(
+            spec.factory,
+            spec.tasks,
+            spec.horizon,
+            num_worlds,
+            num_workers=num_workers,
+            start_method=spec.start_method,
+            device=device,
+            seed=seed,
+            timeout_s=spec.timeout_s,
+            name=spec.name,
+        )
+        declared, found = ((s.obs_dim, s.action_space) for s in (spec, worlds.spec))
+        if declared != found:
+            worlds.close()
+            raise SpecError(f"{spec.name}: obs_dim and action_space must be {found}, as the environments have them.")
+        worlds.spec = spec
+        return worlds
 
     @property
     def task(self) -> Tensor:
@@ -150,15 +168,42 @@ class GymTaskDistribution:
 
     def reset(self) -> Tensor:
         """Start an episode in every world; returns the first observation, (N, O) float32."""
-        generator = self.generator
-        seeds = torch.randint(2**31 - 1, (self.num_worlds,), generator=generator, device=generator.device).tolist()
-        answers = self._ask("reset", [([seeds[i] for i in world_ids],) for world_ids in self._worlds])
-        self._step_count = 0
-        return torch.from_numpy(np.concatenate(answers)).to(self.device)
+        return self._start(torch.ones(self.num_worlds, dtype=torch.bool))
+
+    def reset_worlds(self, mask: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Start an episode in some of the worlds while the others go on; see `BatchedEnv.reset_worlds`."""
+        mask = mask.cpu()
+        if parameters is not None:
+            rows = self._tasks.of_worlds(parameters.cpu(), self.num_worlds, self._name)
+            self._write_tasks(torch.where(mask.unsqueeze(1), rows, self._parameters))
+        return self._start(mask)
 
     def metrics(self) -> Tensor:
         """None, (N, 0): a gymnasium environment has a return and a success only."""
         return torch.zeros(self.num_worlds, 0, device=self.device)
+
+    def signals(self) -> tuple[Tensor, None]:
+        """None, (N, 0): what learned losses read of a state is not known of a gymnasium environment."""
+        return torch.zeros(self.num_worlds, 0, device=self.device), None
+
+    def expert_action(self) -> Tensor:
+        """What the scripted expert does now, (N, A) in [-1, 1]; a SpecError where the environment has none."""
+        if not self.spec.expert:
+            raise SpecError(f"{self._name} has no scripted expert.")
+        answers = self._ask("expert_actions", [(self.spec.expert,)] * len(self._workers))
+        return torch.from_numpy(np.concatenate(answers)).to(self.device)
+
+    def pose(self) -> dict[str, Tensor]:
+        """What a picture of the worlds needs, (N, ...); models may differ, so it is padded with zeros at the end."""
+        if self.spec.body is None:
+            return {}
+        poses = [pose for part in self._ask("poses", [()] * len(self._workers)) for pose in part]
+        return {name: _padded([pose[name] for pose in poses]) for name in ("qpos", "mocap_pos", "mocap_quat")}
+
+    def models(self, world_ids: Iterable[int]) -> list[Any]:
+        """The MuJoCo models of some worlds as they are now, mujoco.MjModel in the order of the worlds."""
+        asked = [([int(i - ids[0]) for i in sorted(world_ids) if i in ids],) for ids in self._worlds]
+        return [model for part in self._ask("models", asked) for model in part]
 
     def step(self, action: Tensor) -> Step:
         """Advance all worlds by one control step.
@@ -195,6 +240,15 @@ class GymTaskDistribution:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _start(self, mask: Tensor) -> Tensor:
+        """Start an episode in the worlds of `mask`; returns the observation of all, (N, O) float32."""
+        generator = self.generator
+        drawn = torch.randint(2**31 - 1, (self.num_worlds,), generator=generator, device=generator.device).tolist()
+        seeds = [seed if starts else None for seed, starts in zip(drawn, mask.tolist(), strict=True)]
+        answers = self._ask("reset", [([seeds[i] for i in world_ids],) for world_ids in self._worlds])
+        self._step_count = 0
+        return torch.from_numpy(np.concatenate(answers)).to(self.device)
 
     def _probe(self) -> bool:
         """Run one step, so that a broken environment is told at construction; True where success is told."""
@@ -249,6 +303,13 @@ def _action_space(spaces: Spaces) -> ActionSpace:
         return Discrete(spaces.num_actions)
     assert spaces.action_dim is not None  # the worker has looked
     return Continuous(spaces.action_dim)
+
+
+def _padded(rows: list[np.ndarray]) -> Tensor:
+    """Stack arrays that differ in their first dimension, (N, longest, ...) float32, zeros where they are shorter."""
+    longest = max(len(row) for row in rows)
+    padded = [np.pad(row, [(0, longest - len(row))] + [(0, 0)] * (row.ndim - 1)) for row in rows]
+    return torch.from_numpy(np.stack(padded).astype(np.float32))
 
 
 def _value(value: Tensor) -> float | np.ndarray:

@@ -97,30 +97,35 @@ class WorkerEnvs:
         self._envs: list[gymnasium.Env | None] = [None] * num_envs
         self._obs = np.zeros((num_envs, 0), np.float32)
         self._running = np.zeros(num_envs, np.bool_)
-        self._age = 0
+        self._age = np.zeros(num_envs, np.int64)
         self._tells_success = False
 
     def set_tasks(self, tasks: Sequence[Mapping[str, Any] | None]) -> Spaces:
         """Make the environments of these tasks anew; None keeps what is there."""
-        for i, task in enumerate(tasks):
-            if task is not None:
-                old, self._envs[i] = self._envs[i], None
-                if old is not None:
-                    old.close()
-                self._envs[i] = self._factory(**task)
+        changed = [i for i, task in enumerate(tasks) if task is not None]
+        for i in changed:  # all before the first is made, so that a factory may use again what was closed
+            old, self._envs[i] = self._envs[i], None
+            if old is not None:
+                old.close()
+        for i in changed:
+            self._envs[i] = self._factory(**(tasks[i] or {}))
         found = {_spaces(env, self._horizon) for env in self._envs if env is not None}
         if len(found) != 1:
             raise SpecError(f"tasks must not change the spaces, found {sorted(found, key=str)}.")
         return found.pop()
 
-    def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Start an episode in every environment; returns the observations, (n, O) float32."""
-        first = [_flat(env, env.reset(seed=int(seed))[0]) for env, seed in zip(self._made(), seeds, strict=True)]
-        self._obs = np.stack(first)
+    def reset(self, seeds: Sequence[int | None]) -> np.ndarray:
+        """Start an episode in every environment that gets a seed; returns all observations, (n, O) float32."""
+        starts = np.array([seed is not None for seed in seeds])
+        obs = [
+            self._obs[i] if seed is None else _flat(env, env.reset(seed=int(seed))[0])
+            for i, (env, seed) in enumerate(zip(self._made(), seeds, strict=True))
+        ]
+        self._obs = np.stack(obs)
         if not np.isfinite(self._obs).all():
             raise SpecError("reset returned an observation with NaN or infinity.")
-        self._running = np.ones(len(first), np.bool_)
-        self._age = 0
+        self._running |= starts
+        self._age[starts] = 0
         return self._obs
 
     def step(self, actions: np.ndarray) -> WorkerStep:
@@ -137,7 +142,7 @@ class WorkerEnvs:
             new, value = _flat(envs[i], raw), float(value)
             failed[i] = not (np.isfinite(new).all() and np.isfinite(value))
             terminated[i] = ended or failed[i]
-            truncated[i] = not terminated[i] and (timed_out or self._age >= self._horizon)
+            truncated[i] = not terminated[i] and (timed_out or self._age[i] >= self._horizon)
             if not failed[i]:
                 obs[i], reward[i] = new, value
                 success[i] = bool(info.get("is_success", info.get("success", False)))
@@ -145,6 +150,20 @@ class WorkerEnvs:
         self._obs = obs
         self._running = valid & ~terminated & ~truncated
         return WorkerStep(obs, reward, terminated, truncated, success, failed, valid)
+
+    def expert_actions(self, method: str) -> np.ndarray:
+        """What a method of the environments says to do, as actions of a policy, (n, A) float32 or (n,) int64."""
+        return np.stack([_policy_action(env, getattr(env.unwrapped, method)()) for env in self._made()])
+
+    def poses(self) -> list[dict[str, np.ndarray]]:
+        """The state of MuJoCo that a picture of each environment needs."""
+        datas = [getattr(env.unwrapped, "data") for env in self._made()]  # noqa: B009
+        return [{name: getattr(data, name).copy() for name in ("qpos", "mocap_pos", "mocap_quat")} for data in datas]
+
+    def models(self, env_ids: Sequence[int]) -> list[Any]:
+        """The MuJoCo models of some environments, as they are now."""
+        envs = self._made()
+        return [getattr(envs[i].unwrapped, "model") for i in env_ids]  # noqa: B009
 
     def tells_success(self) -> bool:
         """Whether a step so far has told of success."""
@@ -185,3 +204,13 @@ def _native(env: gymnasium.Env, action: np.ndarray) -> Any:
     assert isinstance(space, gymnasium.spaces.Box)  # _spaces has looked
     scaled = space.low + (action.reshape(space.shape) + 1.0) * 0.5 * (space.high - space.low)
     return np.clip(scaled, space.low, space.high).astype(space.dtype)
+
+
+def _policy_action(env: gymnasium.Env, action: Any) -> np.ndarray:
+    """An action of the environment in the words of a policy, the inverse of `_native`."""
+    space = env.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        return np.asarray(action - space.start, np.int64)
+    assert isinstance(space, gymnasium.spaces.Box)  # _spaces has looked
+    scaled = 2.0 * (np.asarray(action) - space.low) / (space.high - space.low) - 1.0
+    return scaled.reshape(-1).clip(-1.0, 1.0).astype(np.float32)

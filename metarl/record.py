@@ -15,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, Drawing, EnvSpec, Physics
+from metarl.env import BatchedEnv, Drawing, Physics
 from metarl.errors import ConfigError, MetarlError
+from metarl.process_env import GymTaskDistribution
 from metarl.render import Renderer
 from metarl.rollout import Adapts
 from metarl.tasks import TaskDistribution
 from metarl.types import Arrays, Continuous, Rollout
 from metarl.video import Mosaic, PanelState, VideoWriter, return_decimals, write_png
+from metarl.worlds import ProcessBody, ProcessSpec, Spec, Worlds, make_worlds
 
 _MAX_FPS = 30
 _HOLD_S = 0.7  # how long the last frame of an episode stays
@@ -89,7 +91,7 @@ class Recording:
 
 def record(
     agent: Adapts,
-    spec: EnvSpec,
+    spec: Spec,
     tasks: Tensor,
     num_episodes: int,
     path: str | Path,
@@ -134,7 +136,7 @@ def record(
         RenderError: the machine cannot draw, or the file cannot be written.
     """
     require_body(spec)
-    env = BatchedEnv(spec, len(tasks) * episodes_per_task, device=device, seed=seed)
+    env = make_worlds(spec, len(tasks) * episodes_per_task, device=device, seed=seed)
     env.set_tasks(tasks.to(env.device))
     clips, _ = watch(agent, env, num_episodes, generator)
     if stages:
@@ -153,7 +155,7 @@ def record(
 
 
 def watch(
-    agent: Adapts, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None
+    agent: Adapts, env: Worlds, num_episodes: int, generator: torch.Generator | None
 ) -> tuple[list[Clip], Rollout]:
     """Run one trial on the tasks that the environment holds and keep what is needed to draw it.
 
@@ -165,7 +167,7 @@ def watch(
     env.reset()
     seen: dict[str, list[np.ndarray]] = {name: [] for name in env.pose()}
 
-    def look(worlds: BatchedEnv) -> None:
+    def look(worlds: Worlds) -> None:
         for name, value in worlds.pose().items():
             seen[name].append(value[shown].cpu().numpy().copy())
 
@@ -179,7 +181,9 @@ def watch(
         name: getattr(rollout, name)[:, shown].unflatten(0, (num_episodes, -1)).cpu().numpy()  # (K, H, B)
         for name in ("reward", "success", "valid", "failed")
     }
-    headings = describe_tasks(env.spec.tasks, env.task[shown].cpu())
+    tasks = env.task[shown].cpu()
+    names = env.spec.describe if isinstance(env.spec, ProcessSpec) else None
+    headings = [(names(task),) for task in tasks] if names else describe_tasks(env.spec.tasks, tasks)
     models = _drawing_models(env)
     clips = [
         Clip(
@@ -187,9 +191,9 @@ def watch(
             model=models[world],
             camera=body.camera,
             control_dt_s=body.control_dt_s,
-            qpos=motion["qpos"][:, :, world],
-            mocap_pos=motion.get("mocap_pos", empty[..., None])[:, :, world],
-            mocap_quat=motion.get("mocap_quat", empty[..., None])[:, :, world],
+            qpos=motion["qpos"][:, :, world, : models[world].nq],  # models of processes may differ in size
+            mocap_pos=motion.get("mocap_pos", empty[..., None])[:, :, world, : models[world].nmocap],
+            mocap_quat=motion.get("mocap_quat", empty[..., None])[:, :, world, : models[world].nmocap],
             reward=by_episode["reward"][:, :, world],
             success=by_episode["success"][:, :, world],
             num_steps=by_episode["valid"][:, :, world].sum(1),
@@ -258,7 +262,7 @@ def write_clips(
 
 
 def snapshot(
-    specs: Sequence[EnvSpec],
+    specs: Sequence[Spec],
     path: str | Path,
     *,
     num_steps: int = 10,
@@ -269,24 +273,24 @@ def snapshot(
     frame_height: int = 240,
     render_backend: str = "auto",
 ) -> Path:
-    """Write a PNG with one frame of each environment, after some random actions on one of its tasks.
+    """Write a PNG with one frame of each environment, after some steps, the expert's or random ones.
 
     Args:
         specs: environments with a body, one panel each.
         path: the PNG to write.
-        num_steps: random actions before the picture, at most the horizon.
+        num_steps: steps before the picture, at most the horizon.
         split: where the task comes from.
-        seed: of the task, the reset and the actions.
+        seed: of the task, the reset and random actions.
         columns, frame_width, frame_height, render_backend: as in `write_clips`.
     """
     panels = []
     for spec in specs:
         body = require_body(spec)
-        env = BatchedEnv(spec, 1, seed=seed)
+        env = make_worlds(spec, 1, seed=seed)
         env.set_tasks(spec.tasks.split(split, 1, seed))
         env.reset()
         for _ in range(min(num_steps, spec.horizon)):
-            env.step(_random_action(spec, env.generator))
+            env.step(env.expert_action() if spec.expert is not None else _random_action(spec, env.generator))
         pose = {name: value[0].numpy() for name, value in env.pose().items()}
         model = _drawing_models(env)[0]
         with Renderer(model, frame_width, frame_height, backend=render_backend, camera=body.camera) as renderer:
@@ -295,7 +299,7 @@ def snapshot(
     return write_png(path, mosaic.draw(panels))
 
 
-def require_body(spec: EnvSpec) -> Physics | Drawing:
+def require_body(spec: Spec) -> Physics | Drawing | ProcessBody:
     """What says how an environment is drawn.
 
     Raises:
@@ -305,6 +309,8 @@ def require_body(spec: EnvSpec) -> Physics | Drawing:
         return spec.physics
     if spec.drawing is not None:
         return spec.drawing
+    if isinstance(spec, ProcessSpec) and spec.body is not None:
+        return spec.body
     import envs
 
     bodied = []
@@ -312,7 +318,7 @@ def require_body(spec: EnvSpec) -> Physics | Drawing:
         # Somebody else's broken environment must not hide this message.
         with contextlib.suppress(Exception):
             other = envs.make_spec(name)
-            if other.physics is not None or other.drawing is not None:
+            if other.physics or other.drawing or (isinstance(other, ProcessSpec) and other.body):
                 bodied.append(name)
     raise MetarlError(
         f"{spec.name} has no body, so there is nothing to record; `metarl evaluate` shows how it adapts. "
@@ -398,9 +404,11 @@ def _panel(film: _Film, episode: int, step: int, decimals: int) -> PanelState:
     )
 
 
-def _drawing_models(env: BatchedEnv) -> list[mujoco.MjModel]:
+def _drawing_models(env: Worlds) -> list[mujoco.MjModel]:
     """What the worlds of each task look like: the environment's scene, or its model with the task's fields."""
     physics = env.spec.physics
+    if isinstance(env, GymTaskDistribution):
+        return env.models(range(0, env.num_worlds, env.num_worlds // env.num_tasks))
     if physics is None:
         return [env.spec.drawing.model()] * env.num_tasks if env.spec.drawing is not None else []
     task: dict[str, Tensor] = env.spec.tasks.unpack(env.task[:: env.num_worlds // env.num_tasks])
@@ -409,7 +417,7 @@ def _drawing_models(env: BatchedEnv) -> list[mujoco.MjModel]:
     if physics.scene is not None:
         return [physics.scene({name: value[b].cpu() for name, value in task.items()}) for b in range(env.num_tasks)]
     models = [copy.copy(physics.model) for _ in range(env.num_tasks)]
-    if physics.configure is not None and env.engine is not None:
+    if physics.configure is not None and isinstance(env, BatchedEnv) and env.engine is not None:
         defaults: Arrays = {name: env.engine.default_model_field(name) for name in physics.model_fields}
         for name, values in physics.configure(task, defaults).items():
             if not name.startswith("opt."):
@@ -423,7 +431,7 @@ def _numbers(value: Tensor) -> str:
     return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
 
 
-def _random_action(spec: EnvSpec, generator: torch.Generator) -> Tensor:
+def _random_action(spec: Spec, generator: torch.Generator) -> Tensor:
     space = spec.action_space
     if isinstance(space, Continuous):
         return 2.0 * torch.rand(1, space.dim, generator=generator) - 1.0

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv
 from metarl.types import Act, ActionSpace, PolicyInput, Rollout, Step, encode_action
+from metarl.worlds import Worlds
 
 
 class Policy(Protocol):
@@ -30,10 +30,10 @@ class Adapts(Protocol):
 
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
     ) -> Rollout:
         """Adapt to the tasks that the environment holds, over the episodes of one trial.
 
@@ -48,11 +48,11 @@ class Adapts(Protocol):
 
 @torch.no_grad()
 def collect(
-    env: BatchedEnv,
+    env: Worlds,
     policy: Policy,
     num_episodes: int,
     generator: torch.Generator | None,
-    on_step: Callable[[BatchedEnv], None] | None = None,
+    on_step: Callable[[Worlds], None] | None = None,
     *,
     reads_signals: bool = False,
 ) -> Rollout:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
-from metarl.env import EnvSpec
 from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
 from metarl.learned_loss import LossRun, transfer
 from metarl.learners import Learner, make_learner
@@ -21,6 +20,7 @@ from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
+from metarl.worlds import Spec
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class LoadedRun:
 
     path: Path
     config: RunConfig
-    spec: EnvSpec
+    spec: Spec
     learner: Learner
     update: int
     env_steps: int
@@ -62,7 +62,7 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def build(config: RunConfig, folder: Path | None = None) -> tuple[EnvSpec, Learner]:
+def build(config: RunConfig, folder: Path | None = None) -> tuple[Spec, Learner]:
     """Make the environment's specification and a new learner.
 
     Args:

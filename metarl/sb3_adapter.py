@@ -16,7 +16,6 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.gym_adapter import GymVectorEnv
 from metarl.learned_loss import LearnedLoss
@@ -24,6 +23,7 @@ from metarl.losses.support import effort_of
 from metarl.task_worlds import TaskWorlds, named_task, task_row
 from metarl.trial_env import TrialVectorEnv
 from metarl.types import Step
+from metarl.worlds import Spec
 
 
 class SB3VecEnv(VecEnv):
@@ -42,9 +42,7 @@ class SB3VecEnv(VecEnv):
         ConfigError: `num_worlds` is missing, or a vector environment of another autoreset mode.
     """
 
-    def __init__(
-        self, env: str | EnvSpec | GymVectorEnv | TrialVectorEnv, num_worlds: int | None = None, **options: Any
-    ):
+    def __init__(self, env: str | Spec | GymVectorEnv | TrialVectorEnv, num_worlds: int | None = None, **options: Any):
         self._vector = _vector_env(env, num_worlds, options)
         self._worlds = self._vector.worlds
         self._actions = np.zeros(0)
@@ -199,7 +197,7 @@ class ShapedRewards(VecEnvWrapper):
 
 
 def _vector_env(
-    env: str | EnvSpec | GymVectorEnv | TrialVectorEnv, num_worlds: int | None, options: dict[str, Any]
+    env: str | Spec | GymVectorEnv | TrialVectorEnv, num_worlds: int | None, options: dict[str, Any]
 ) -> GymVectorEnv | TrialVectorEnv:
     if not isinstance(env, VectorEnv):
         if num_worlds is None:
@@ -209,5 +207,5 @@ def _vector_env(
     if mode is not AutoresetMode.SAME_STEP:
         raise ConfigError(f"stable-baselines3 needs autoreset_mode SAME_STEP, the vector environment has {mode.name}.")
     if num_worlds not in (None, env.num_envs) or options:
-        raise ConfigError(f"num_worlds and options {sorted(options)} go with a name or EnvSpec, not with a vector env.")
+        raise ConfigError(f"num_worlds and options {sorted(options)} go with a name or Spec, not with a vector env.")
     return env

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import SpecError, UnknownNameError
 from metarl.seeding import make_generator
 from metarl.tasks import TaskDistribution
 from metarl.types import Discrete, Step
+from metarl.worlds import Spec, make_worlds
 
 TaskLike = Mapping[str, Any] | Tensor | np.ndarray
 """One task by name, {"goal_angle": 0.3, ...}, or its row of P numbers, on the CPU."""
 
 
-def resolve_spec(env: str | EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
+def resolve_spec(env: str | Spec, options: Mapping[str, Any]) -> Spec:
     """Look an environment up by name; a specification is taken as it is.
 
     Raises:
@@ -34,7 +34,7 @@ def resolve_spec(env: str | EnvSpec, options: Mapping[str, Any]) -> EnvSpec:
 
         return envs.make_spec(env, **options)
     if options:
-        raise SpecError(f"options {sorted(options)} go with the name of an environment, not with a made EnvSpec.")
+        raise SpecError(f"options {sorted(options)} go with the name of an environment, not with a made specification.")
     return env
 
 
@@ -84,7 +84,7 @@ class TaskWorlds:
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         num_worlds: int,
         *,
         task: TaskLike | None = None,
@@ -98,12 +98,12 @@ class TaskWorlds:
             raise UnknownNameError("split", split, spec.tasks.splits())
         self.split = split
         self._fixed = None if task is None else task_row(spec.tasks, task, split).expand(num_worlds, -1)
-        self.env = BatchedEnv(spec, num_worlds, device=device, num_threads=num_threads)
+        self.env = make_worlds(spec, num_worlds, device=device, num_threads=num_threads)
         self.on_step: Callable[[Step], None] | None = None
         self.seed(0)
 
     @property
-    def spec(self) -> EnvSpec:
+    def spec(self) -> Spec:
         """The environment's specification."""
         return self.env.spec
 

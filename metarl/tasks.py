@@ -359,19 +359,19 @@ class TaskDistribution:
             start += parameter.size
         return named
 
-    def pack(self, named: Mapping[str, Any], split: str = "train") -> Tensor:
+    def pack(self, named: Mapping[str, Any], split: str | None = None) -> Tensor:
         """Turn one task by name, {name: number or nested list}, into its row, (P,) float32.
 
         Args:
             named: the value of every parameter.
-            split: values may come from the train range, its hole included; with `extrapolation` or a shift also from
-                what its parameters hold out.
+            split: values must then come from the train range, its hole included, and with `extrapolation` or a shift
+                also from what its parameters hold out; None: any value is taken.
 
         Raises:
             UnknownNameError: no such parameter or split.
             SpecError: a parameter is missing, has a wrong shape, or lies outside its range.
         """
-        may_be_outside = self.held_out(split)
+        may_be_outside = () if split is None else self.held_out(split)
         names = [p.name for p in self.parameters]
         for name in named:
             if name not in names:
@@ -384,7 +384,8 @@ class TaskDistribution:
             if tuple(value.shape) != parameter.shape:
                 shapes = f"{parameter.shape}, got {tuple(value.shape)}"
                 raise SpecError(f"task parameter {parameter.name!r} must have shape {shapes}.")
-            _check_range(parameter, value, split if parameter.name in may_be_outside else "train")
+            if split is not None:
+                _check_range(parameter, value, split if parameter.name in may_be_outside else "train")
             columns.append(value.reshape(-1))
         return torch.cat(columns)
 

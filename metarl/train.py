@@ -18,7 +18,6 @@ from torch import Tensor
 
 from metarl.checkpoint import has_checkpoint, load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 from metarl.config import RunConfig
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.evaluate import evaluate_in
 from metarl.learners import Learner
@@ -28,6 +27,7 @@ from metarl.run import build, keep_learned_loss, learner_tensors, read_config, r
 from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
 from metarl.seeding import make_generator
 from metarl.types import Rollout
+from metarl.worlds import Spec, Worlds, make_worlds
 
 _VALIDATION_WORLDS = 64
 _MIN_VALIDATION_TASKS = 8
@@ -115,11 +115,11 @@ def _loop(
 class _Training:
     """What changes while training: learner, worlds, generators, counters."""
 
-    def __init__(self, config: RunConfig, spec: EnvSpec, learner: Learner):
+    def __init__(self, config: RunConfig, spec: Spec, learner: Learner):
         self.config, self.spec, self.learner = config, spec, learner
         worlds, threads = config.settings.num_worlds, config.physics_threads
-        self.env = BatchedEnv(spec, worlds, device=config.device, num_threads=threads, seed=config.seed)
-        self.validation_env: BatchedEnv | None = None
+        self.env = make_worlds(spec, worlds, device=config.device, num_threads=threads, seed=config.seed)
+        self.validation_env: Worlds | None = None
         self.tasks = spec.tasks.with_train_tasks(config.num_train_tasks) if config.num_train_tasks else spec.tasks
         self.task_generator = make_generator(config.seed, "tasks")
         self.update = self.env_steps = self.failed_episodes = self.saved_update = 0
@@ -155,7 +155,7 @@ class _Training:
         per_task = settings.episodes_per_task
         if self.validation_env is None:
             num_tasks = max(_VALIDATION_WORLDS // per_task, _MIN_VALIDATION_TASKS)
-            self.validation_env = BatchedEnv(self.spec, num_tasks * per_task, device=self.config.device)
+            self.validation_env = make_worlds(self.spec, num_tasks * per_task, device=self.config.device)
         evaluation = evaluate_in(
             self.validation_env,
             self.learner,

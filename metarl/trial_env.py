@@ -25,7 +25,6 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.gym_adapter import (
     Frames,
@@ -42,6 +41,7 @@ from metarl.gym_adapter import (
 )
 from metarl.task_worlds import TaskLike, TaskWorlds, named_task
 from metarl.types import Step, encode_action
+from metarl.worlds import Spec
 
 
 class Trials:
@@ -114,7 +114,7 @@ class TrialEnv(gymnasium.Env[np.ndarray, Any]):
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         episodes_per_trial: int,
         *,
         task: TaskLike | None = None,
@@ -187,7 +187,7 @@ class TrialVectorEnv(gymnasium.vector.VectorEnv[np.ndarray, np.ndarray, np.ndarr
 
     def __init__(
         self,
-        env: str | EnvSpec,
+        env: str | Spec,
         num_envs: int,
         episodes_per_trial: int,
         *,

@@ -82,7 +82,9 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    console.width = console.width if console.is_terminal else 160  # a file need not be narrow
+    console.print(table)
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ LAYERS = [
 ]
 """Landmarks from the bottom up: none reaches one above it, however many modules lie between."""
 
-ENVS_MAY_IMPORT = {"envs", "metarl.env", "metarl.errors", "metarl.tasks", "metarl.types"}
+ENVS_MAY_IMPORT = {"envs", "metarl.env", "metarl.errors", "metarl.tasks", "metarl.types", "metarl.worlds"}
 
 GYMNASIUM = {
     "gym_adapter",

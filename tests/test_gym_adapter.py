@@ -119,7 +119,7 @@ def test_gymnasium_makes_an_environment_by_module_and_id_alone():
     assert done.stdout.strip() == "(1,)"
 
 
-@pytest.mark.parametrize("name", envs.names())
+@pytest.mark.parametrize("name", [name for name in envs.names() if not name.startswith("metaworld")])
 def test_check_env_has_nothing_to_say_but_that_observations_are_unbounded(name):
     env = gymnasium.make(environment_id(name)).unwrapped
     found = quiet_check(env, skip_render_check=True)

@@ -13,10 +13,12 @@ from tests.probes import hidden_target
 
 def test_the_overview_names_every_environment_algorithm_and_task_parameter():
     text = overview()
-    for name in [*envs.names(), *learners.names()]:
+    for name in [*envs.families(envs.names()), *learners.names()]:
         assert re.search(rf"^{re.escape(name)}: ", text, re.MULTILINE), name
     words = set(re.findall(r"\w+", text))
-    for name in envs.names():
+    for names in envs.families(envs.names()).values():
+        assert set(names) <= set(text.replace(",", " ").split())
+    for name in envs.OWN:
         assert {p.name for p in envs.make_spec(name).tasks.parameters} <= words
 
 

@@ -249,14 +249,14 @@ def test_tasks_that_do_not_divide_the_worlds_are_refused(shape):
 
 def test_a_task_by_name_must_lie_in_the_ranges_of_its_split():
     named = {"grip": 0.5, "mass": 1.0, "side": SIDE.distribution.values[0], "robot": 0.0}
-    inside = SHIFTED.pack(named)
+    inside = SHIFTED.pack(named, "train")
     assert inside.shape == (SHIFTED.dim,)
     low, high = GRIP.distribution.shell[-1]
     beyond = named | {"grip": (low + high) / 2}
     with pytest.raises(SpecError, match=r"'grip' must be in .* Split 'extrapolation' also has"):
-        SHIFTED.pack(beyond)
+        SHIFTED.pack(beyond, "train")
     with pytest.raises(SpecError, match=r"'robot' must be in 0\.0, 1\.0, got 2\.0"):
-        SHIFTED.pack(named | {"robot": 2.0})
+        SHIFTED.pack(named | {"robot": 2.0}, "train")
     with pytest.raises(SpecError, match="'grip' must be in"):
         SHIFTED.pack(beyond, "bodies")  # a shift of other parameters
     assert float(SHIFTED.pack(beyond, "surface")[0]) == pytest.approx(beyond["grip"])

@@ -37,21 +37,22 @@ def car_on_road(model_file: Path, road: np.ndarray, width: float, line: float) -
         line: where the swept line runs, m to the left of the centreline.
     """
     spec = mujoco.MjSpec.from_file(str(model_file))
-    _add_surroundings(spec)
+    add_surroundings(spec)
     half, everywhere = width / 2, [np.append(np.arange(len(road)), 0)]
-    _add_ribbon(spec, "gravel", road, half, -half, 0.004, GRAVEL, everywhere)
-    _add_ribbon(spec, "swept", road, line + SWEPT_M / 2, line - SWEPT_M / 2, 0.005, SWEPT, everywhere)
-    _add_ribbon(spec, "line_left", road, half, half - LINE_M, 0.006, LINE, everywhere)
-    _add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.006, LINE, everywhere)
+    add_ribbon(spec, "gravel", road, half, -half, 0.004, GRAVEL, everywhere)
+    add_ribbon(spec, "swept", road, line + SWEPT_M / 2, line - SWEPT_M / 2, 0.005, SWEPT, everywhere)
+    add_ribbon(spec, "line_left", road, half, half - LINE_M, 0.006, LINE, everywhere)
+    add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.006, LINE, everywhere)
     for colour, rgba, blocks in [("red", RED, _kerb_blocks(road, 0)), ("white", LINE, _kerb_blocks(road, 1))]:
         if blocks:
-            _add_ribbon(spec, f"kerb_left_{colour}", road, half + KERB_M, half - 0.01, 0.012, rgba, blocks)
-            _add_ribbon(spec, f"kerb_right_{colour}", road, 0.01 - half, -half - KERB_M, 0.012, rgba, blocks)
+            add_ribbon(spec, f"kerb_left_{colour}", road, half + KERB_M, half - 0.01, 0.012, rgba, blocks)
+            add_ribbon(spec, f"kerb_right_{colour}", road, 0.01 - half, -half - KERB_M, 0.012, rgba, blocks)
     _add_start_line(spec, road[0], half)
     return spec.compile()
 
 
-def _add_surroundings(spec: mujoco.MjSpec) -> None:
+def add_surroundings(spec: mujoco.MjSpec) -> None:
+    """Sky, grass and sun."""
     sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=64)
     sky.builtin, sky.rgb1, sky.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, [0.62, 0.75, 0.88], [0.9, 0.94, 0.97]
     grass = spec.add_texture(name="grass", type=mujoco.mjtTexture.mjTEXTURE_2D, width=128, height=128)
@@ -65,7 +66,7 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
     sun.diffuse, sun.specular = [0.75, 0.73, 0.68], [0.15, 0.15, 0.15]
 
 
-def _add_ribbon(
+def add_ribbon(
     spec: mujoco.MjSpec,
     name: str,
     road: np.ndarray,

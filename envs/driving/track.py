@@ -36,6 +36,8 @@ Actions (N, 2) in [-1, 1]
     1  pedal          positive: drive, times 20 N, less 1.4 N per m/s of drag; negative: brake, 8 N per m/s at -1,
                       which stops the car and never reverses it. All wheels; both end at the grip that cornering
                       leaves over, sqrt((grip * weight)^2 - (mass * speed * yaw rate)^2).
+Load transfer: the lateral force of an axle ends at grip times its load, which moves to the rear axle when the car
+speeds up and to the front when it brakes; see car.py.
 
 Gravel: a drag of 8 N per m/s times min(1, d / 0.2 m), d the distance of the middle of the car from the swept line.
 
@@ -65,53 +67,33 @@ Signals
     progress_speed   along the centreline / 5 m/s
     slip             lateral velocity of the rear axle / 1 m/s
     steering         servo angle / 0.42 rad
+Metrics
+    progress_m       along the centreline, until the end or until the car leaves the road
+    stage_time_s     NaN where the stage was not completed
+    off_track        1 where the car left the road, else 0
+    slip_angle_rad   mean |beta| of the chassis, see course.py
+Expert: pure pursuit of the swept line, told the task, see driver.py.
 Horizon: 60 steps (2.4 s), an option of `make_spec`: short, so that searching for the line costs a good part of the
     first episode, and a trial of three stays short.
 
-Source: tyre and steering constants are those of a 1:10 car as in f1tenth_gym (mass 3.74 kg, wheelbase 0.33 m,
-steering 0.42 rad). Deviations from a single-track model with slip angles: the lateral force is proportional to the
-lateral velocity of the axle instead of its slip angle (stable at standstill and integrated implicitly), and
-the friction circle gives cornering the first call on the grip, once per control step; gravel is a viscous drag
+Source: tyre, load transfer and steering are those of car.py, a 1:10 car as in f1tenth_gym (mass 3.74 kg, wheelbase
+0.33 m, steering 0.42 rad), with its deviations from a single-track model with slip angles. Gravel is a viscous drag
 on the chassis, of which wheels, heading and grip know nothing.
 """
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import mujoco
 import torch
 from torch import Tensor
 
-from envs.driving import roads, scene
-from metarl.env import EnvSpec, Noise, Outcome, Physics, Signals, Start
-from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
+from envs.driving import car, course, driver, roads, scene
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals
+from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
-MODEL_FILE = Path(__file__).parent / "mjcf" / "car_st.xml"
-STEER, DRIVE, BRAKE, TYRE_FRONT, TYRE_REAR = range(5)
-"""Actuators of the model."""
-CHASSIS, FRONT_AXLE = 1, 2
-"""Bodies of the model."""
-MAX_STEER_RAD = 0.42
-AXLE_M = 0.165
-"""Distance of each axle from the middle of the chassis."""
-GRAVITY = 9.81
-MASS_KG = 3.7
-PEAK_FORCE_N = 20.0
-"""Drive force at full pedal and standstill."""
-BRAKE_N_PER_M_S = 8.0
-"""Force of the full brake per speed, N/(m/s)."""
-NUM_SUBSTEPS = 4
-CONTROL_DT_S = 0.04
-REFERENCE_SPEED = 5.0
-"""Speed, m/s, at which progress earns 1 per step."""
-NUM_LOOK_AHEADS = 8
-LOOK_AHEAD_STRIDE = 11
-"""Points of the centreline table from one look-ahead to the next."""
-OBS_DIM = 8 + NUM_LOOK_AHEADS
-START_SPEED = 3.0
 GRAVEL_N_PER_M_S = 8.0
 """Drag of the deep gravel per speed, N/(m/s)."""
 BANK_M = 0.2
@@ -121,34 +103,17 @@ GRAVEL_COST = 0.5
 STAGE_M = 5.0
 """Way along the road that counts as success."""
 
-SIGNAL_NAMES = ("line_offset", "edge_distance", "heading_error", "progress_speed", "slip", "steering")
+SIGNAL_NAMES = ("line_offset", *course.SIGNAL_NAMES)
+METRIC_NAMES = ("progress_m", "stage_time_s", "off_track", "slip_angle_rad")
 
 PARAMETERS = (
-    Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.15, 0.4), (1.1, 1.5))), "grip of the road, hidden"),
+    car.GRIP,
     Parameter("swept_line", "1", Uniform(-0.75, 0.75, (0.3, 0.5), ((-0.9, -0.75), (0.75, 0.9))), "its place, hidden"),
-    Parameter("tyre_stiffness_front", "1", Uniform(0.6, 1.6, None, ((0.4, 0.6), (1.6, 2.2)), log=True), "hidden"),
-    Parameter("tyre_stiffness_rear", "1", Uniform(0.6, 1.6, None, ((0.4, 0.6), (1.6, 2.2)), log=True), "hidden"),
-    Parameter("mass", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "scale of mass and inertia, hidden"),
-    Parameter("yaw_inertia", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "further scale of yaw inertia, hidden"),
-    Parameter("com_shift", "m", Uniform(-0.03, 0.03, None, ((-0.05, -0.03), (0.03, 0.05))), "forwards, hidden"),
-    Parameter("steer_delay", "s", Uniform(0.0, 0.08, (0.03, 0.05), ((0.08, 0.12),)), "dead time, hidden"),
-    Parameter("steer_offset", "rad", Uniform(-0.03, 0.03, None, ((-0.06, -0.03), (0.03, 0.06))), "hidden"),
-    Parameter("motor_lag", "s", Uniform(0.02, 0.2, None, ((0.2, 0.3),), log=True), "time constant, hidden"),
-    Parameter("power", "1", Uniform(0.7, 1.2, None, ((0.5, 0.7),)), "scale of the drive force, hidden"),
-    Parameter("wind_speed", "m/s", Uniform(0.0, 6.0, None, ((6.0, 10.0),)), "hidden"),
-    Parameter("wind_direction", "rad", Uniform(-math.pi, math.pi), "where the wind blows to, hidden"),
-    Parameter("max_curvature", "1/m", Uniform(0.5, 0.9, None, ((0.9, 1.1),)), "of the sharpest corner"),
-    Parameter("width", "m", Uniform(1.3, 1.7, None, ((1.1, 1.3),)), "of the road"),
-    Parameter("direction", "1", Choice((-1.0, 1.0)), "1 counter-clockwise, -1 clockwise"),
-    Parameter("shape", "1", Uniform(-1.0, 1.0), "Fourier coefficients of the road", (roads.SHAPE_SIZE,)),
+    *car.VEHICLE,
+    *car.WIND,
+    *course.ROAD,
 )
-SHIFTS = {
-    "grip": ("grip",),
-    "vehicle": (
-        *("tyre_stiffness_front", "tyre_stiffness_rear", "mass", "yaw_inertia", "com_shift"),
-        *("steer_delay", "steer_offset", "motor_lag", "power"),
-    ),
-}
+SHIFTS = {"grip": ("grip",), "vehicle": tuple(parameter.name for parameter in car.VEHICLE)}
 
 
 def make_spec(horizon: int = 60) -> EnvSpec:
@@ -160,171 +125,75 @@ def make_spec(horizon: int = 60) -> EnvSpec:
     return EnvSpec(
         name="track",
         tasks=TaskDistribution(PARAMETERS, shifts=SHIFTS),
-        obs_dim=OBS_DIM,
+        obs_dim=course.OBS_DIM,
         action_space=Continuous(2),
         horizon=horizon,
-        reset=reset,
-        observe=observe,
+        reset=course.reset,
+        observe=course.observe,
         step=step,
         control=control,
         derive=derive,
-        reset_noise=(2, 0),
+        reset_noise=course.RESET_NOISE,
         physics=Physics(
-            model=scene.car_without_geoms(MODEL_FILE),
-            num_substeps=NUM_SUBSTEPS,
-            data_fields=("qpos", "sensordata"),
-            model_fields=(
-                "actuator_forcerange",
-                "actuator_biasprm",
-                "actuator_gainprm",
-                "actuator_dynprm",
-                "actuator_delay",
-                "body_mass",
-                "body_inertia",
-                "body_ipos",
-                "body_quat",
-                "opt.wind",
-            ),
-            configure=configure,
+            model=scene.car_without_geoms(car.MODEL_FILE),
+            num_substeps=car.NUM_SUBSTEPS,
+            data_fields=course.DATA_FIELDS,
+            model_fields=car.MODEL_FIELDS,
+            configure=car.configure,
             uses_set_const=True,
             max_contacts=1,
             max_constraints=4,
             scene=draw,
         ),
         signals=Signals(SIGNAL_NAMES, signals),
+        metrics=Metrics(METRIC_NAMES, lambda task, data, state: course.metrics(state, STAGE_M)),
+        expert=expert,
         description="a car on a gravel road with a hidden swept line; grip, vehicle and road differ",
     )
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """Tables of each task: the centreline, the largest errors on the road, scales, grip."""
-    half_width = task["width"] / 2
-    units = [MAX_STEER_RAD, 5.0, 5.0, 1.0, 1.0, 1.0, 0.5] + [1.0] * (NUM_LOOK_AHEADS + 1)
-    obs_scale = half_width.new_tensor(units).reciprocal().repeat(len(half_width), 1)
-    obs_scale[:, 5] = 1.0 / half_width
-    return {
-        "road": roads.centreline(task["shape"], task["max_curvature"], task["direction"]),
-        "pose_limit": torch.stack([half_width, torch.full_like(half_width, math.pi / 2)], 1),
-        "obs_scale": obs_scale,
-        "mass_kg": task["mass"] * MASS_KG,
-        "grip_force_squared": (task["grip"] * task["mass"] * (MASS_KG * GRAVITY)).square(),
-        "line_m": task["swept_line"] * half_width,
-        "peak_force": task["power"] * PEAK_FORCE_N,
-    }
-
-
-def configure(task: Arrays, defaults: Arrays) -> dict[str, Tensor]:
-    """Model fields of each task."""
-    num = len(task["grip"])
-    field = {name: value.expand(num, *value.shape).clone() for name, value in defaults.items()}
-    field["body_mass"] *= task["mass"].unsqueeze(1)
-    field["body_inertia"] *= task["mass"].reshape(-1, 1, 1)
-    field["body_inertia"][:, CHASSIS, 2] *= task["yaw_inertia"]
-    field["body_ipos"][:, CHASSIS, 0] += task["com_shift"]
-    half = task["steer_offset"] / 2
-    field["body_quat"][:, FRONT_AXLE, 0], field["body_quat"][:, FRONT_AXLE, 3] = half.cos(), half.sin()
-
-    weight = field["body_mass"].sum(1) * GRAVITY
-    moment = (field["body_mass"] * field["body_ipos"][..., 0]).sum(1) + field["body_mass"][:, FRONT_AXLE] * AXLE_M
-    front_share = 0.5 + moment * GRAVITY / weight / (2 * AXLE_M)
-    grip_force = task["grip"] * weight
-    front_limit = grip_force * front_share
-    limits = {DRIVE: grip_force, BRAKE: grip_force, TYRE_FRONT: front_limit, TYRE_REAR: grip_force - front_limit}
-    for actuator, limit in limits.items():
-        field["actuator_forcerange"][:, actuator] = torch.stack([-limit, limit], 1)
-    field["actuator_biasprm"][:, TYRE_FRONT, 2] *= task["tyre_stiffness_front"]
-    field["actuator_biasprm"][:, TYRE_REAR, 2] *= task["tyre_stiffness_rear"]
-    field["actuator_gainprm"][:, DRIVE, 0] *= task["power"]
-    field["actuator_dynprm"][:, DRIVE, 0] = task["motor_lag"]
-    field["actuator_delay"][:, STEER] = task["steer_delay"]
-    blow = torch.stack([task["wind_direction"].cos(), task["wind_direction"].sin(), torch.zeros_like(half)], 1)
-    field["opt.wind"] = task["wind_speed"].unsqueeze(1) * blow
-    return field
-
-
-def reset(task: Arrays, noise: Noise) -> Start:
-    """Put the car on the start line."""
-    start = task["road"][:, 0]  # (N, 4)
-    lateral, heading_error = (0.2 * noise.uniform[:, 0] - 0.1), (0.1 * noise.uniform[:, 1] - 0.05)
-    yaw = start[:, 2] + heading_error
-    x, y = start[:, 0] - lateral * start[:, 2].sin(), start[:, 1] + lateral * start[:, 2].cos()
-    zero = torch.zeros_like(x)
-    state = {
-        "distance": zero,
-        "advance": zero + START_SPEED * CONTROL_DT_S,
-        "pose": torch.stack([lateral, heading_error], 1),
-        "prev_action": torch.zeros_like(start[:, :2]),
-        "off_road": torch.zeros_like(x, dtype=torch.bool),
-    }
-    velocity = START_SPEED * torch.stack([yaw.cos(), yaw.sin(), zero, zero], 1)
-    return Start(state, {"qpos": torch.stack([x, y, yaw, zero], 1), "qvel": velocity})
+    """Tables of each task: those of the road and of the car, and where the swept line runs."""
+    return course.derive(task) | car.derive(task) | {"line_m": task["swept_line"] * task["width"] / 2}
 
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
-    """Steering target, drive and brake within the friction circle, the drag of the gravel; off the road the brake."""
-    yaw_rate, speed = data["sensordata"][:, 1], data["sensordata"][:, 2]
-    cornering = task["mass_kg"] * speed * yaw_rate  # (N,) newton
-    # sqrt((grip * weight)^2 - cornering^2)
-    left_over = torch.addcmul(task["grip_force_squared"], cornering, cornering, value=-1.0).clamp(min=0.0).sqrt()
-    pedal = action[:, 1].masked_fill(state["off_road"], -1.0)
-    drive = pedal.clamp(min=0.0).minimum(left_over / task["peak_force"])
-    brake = pedal.neg().clamp(min=0.0).minimum(left_over / (BRAKE_N_PER_M_S * speed.clamp(min=0.1)))
-    beside = (state["pose"][:, 0] - task["line_m"]).abs().clamp(max=BANK_M)
-    # The gravel is one more brake: its share d / BANK_M of GRAVEL_N_PER_M_S in units of the brake's force.
-    brake = torch.add(brake, beside, alpha=GRAVEL_N_PER_M_S / (BANK_M * BRAKE_N_PER_M_S))
-    tyre = torch.zeros_like(pedal)
-    return {"ctrl": torch.stack([action[:, 0] * MAX_STEER_RAD, drive, brake, tyre, tyre], 1)}
-
-
-def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    """The observation table of the module's docstring."""
-    curvature = roads.look_ahead(task["road"], state["distance"], NUM_LOOK_AHEADS, LOOK_AHEAD_STRIDE)
-    width = task["width"].unsqueeze(1)
-    raw = torch.cat([data["sensordata"][:, :3], state["prev_action"], state["pose"], curvature, width], 1)
-    return (raw * task["obs_scale"]).clamp(-5.0, 5.0)
+    """The car's forces and the drag of the gravel, its share d / BANK_M in units of the brake's force."""
+    drag = _depth(task, state) * (GRAVEL_N_PER_M_S / (BANK_M * car.BRAKE_N_PER_M_S))
+    return car.control(task, data, state, action, task["grip"].unsqueeze(1), drag)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
-    """Progress along the road, reward and end."""
-    qpos, sensors = data["qpos"], data["sensordata"]
-    # The foot is expected to go on as it did: progress changes by millimetres from one step to the next.
-    foot = roads.locate(task["road"], qpos[:, :2], state["distance"] + state["advance"])
-    advance = foot.distance - state["distance"]
-    heading_error = torch.remainder(qpos[:, 2] - foot.heading + math.pi, 2 * math.pi) - math.pi
-    pose = torch.stack([foot.lateral, heading_error], 1)
-    leaves = (pose.abs() > task["pose_limit"]).any(1)
-    off_road = state["off_road"] | leaves
-    jerk = (action - state["prev_action"]).square().sum(1)
-    slip = torch.add(sensors[:, 3], sensors[:, 1], alpha=-AXLE_M).square().clamp(max=1.0)
-    beside = (foot.lateral - task["line_m"]).abs().clamp(max=BANK_M)
-    # ds / (v_ref dt) - 0.05 (jerk / 8 + slip) - 0.5 d / d_deep
-    reward = torch.sub(advance / (REFERENCE_SPEED * CONTROL_DT_S), torch.add(slip, jerk, alpha=1 / 8), alpha=0.05)
-    reward = torch.sub(reward, beside, alpha=GRAVEL_COST / BANK_M)
-    success = (foot.distance >= STAGE_M) & ~off_road
-    after = {"distance": foot.distance, "advance": advance, "pose": pose, "prev_action": action, "off_road": off_road}
+    """Progress along the road less what the gravel costs."""
+    after, reward, leaves = course.advance(task, data, state, action, STAGE_M)
+    reward = torch.sub(reward, _depth(task, after), alpha=GRAVEL_COST / BANK_M)
+    success = (after["distance"] >= STAGE_M) & ~after["off_road"]
     return Outcome(after, reward.masked_fill(leaves, -1.0), leaves, success)
 
 
 def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The signal table of the module's docstring."""
-    lateral, heading_error = state["pose"].unbind(1)
-    sensors, half_width = data["sensordata"], task["width"] / 2
-    columns = [
-        (lateral - task["line_m"]) / half_width,
-        1.0 - lateral.abs() / half_width,
-        heading_error,
-        state["advance"] / (REFERENCE_SPEED * CONTROL_DT_S),
-        sensors[:, 3] - AXLE_M * sensors[:, 1],
-        sensors[:, 0] / MAX_STEER_RAD,
-    ]
-    return torch.stack(columns, 1)  # (N, 6)
+    offset = (state["pose"][:, :1] - task["line_m"].unsqueeze(1)) / (task["width"].unsqueeze(1) / 2)
+    return torch.cat([offset, course.signals(task, data, state)], 1)  # (N, 6)
+
+
+def expert(task: Arrays, obs: Tensor) -> Tensor:
+    """Pure pursuit of the swept line by the parameters of the task."""
+    beside = obs[:, 5] * task["width"] / 2 - task["line_m"]
+    drag = car.DRAG_N_PER_M_S + GRAVEL_N_PER_M_S / BANK_M * beside.abs().clamp(max=BANK_M)
+    return driver.drive(task, obs, line_m=task["line_m"], drag=drag)
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
     """The car on the road of one task, to be drawn; same bodies and joints as the model that is stepped."""
     one = {name: task[name].unsqueeze(0).cpu() for name in ("shape", "max_curvature", "direction")}
     road = roads.centreline(**one)[0].double().numpy()
-    model = scene.car_on_road(MODEL_FILE, road, float(task["width"]), float(task["swept_line"] * task["width"] / 2))
+    model = scene.car_on_road(car.MODEL_FILE, road, float(task["width"]), float(task["swept_line"] * task["width"] / 2))
     half = float(task["steer_offset"]) / 2
-    model.body_quat[FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
+    model.body_quat[car.FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
     return model
+
+
+def _depth(task: Arrays, state: Arrays) -> Tensor:
+    """How far the car is beside the swept line, at most to where the gravel is deep, (N,) m."""
+    return (state["pose"][:, 0] - task["line_m"]).abs().clamp(max=BANK_M)

@@ -23,10 +23,10 @@ The shell is ours.
 
 from __future__ import annotations
 
-import mujoco
 import torch
 from torch import Tensor
 
+from envs.toy.board import board_model, board_pose
 from metarl.env import Drawing, EnvSpec, Noise, Outcome, Start
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
@@ -53,7 +53,7 @@ def make_spec(horizon: int = 100) -> EnvSpec:
         reset=_reset,
         observe=lambda task, data, state: state["position"],
         step=_step,
-        drawing=Drawing(_model, _pose, control_dt_s=0.05),
+        drawing=Drawing(lambda: board_model(1.0, 0.06), _pose, control_dt_s=0.05),
         samples_actions=True,
         description="point that looks for a hidden goal",
     )
@@ -76,37 +76,5 @@ def _goal(task: Arrays) -> Tensor:
     return torch.stack([task["goal_x"], task["goal_y"]], 1)  # (N, 2)
 
 
-def _model() -> mujoco.MjModel:
-    """A blue ball for the point and a green disc for the goal, on a board of 2 m."""
-    return mujoco.MjModel.from_xml_string("""
-        <mujoco model="point-navigation">
-          <compiler angle="radian"/>
-          <visual> <headlight ambient=".4 .4 .4" diffuse=".4 .4 .4"/> </visual>
-          <asset>
-            <texture name="board" type="2d" builtin="checker" rgb1=".3 .34 .4" rgb2=".26 .3 .36" width="9" height="9"/>
-            <material name="board" texture="board" texrepeat="10 10"/>
-          </asset>
-          <worldbody>
-            <light pos="0 0 3" dir="0 0 -1" diffuse=".5 .5 .5"/>
-            <camera name="video" pos="0 -1.1 1.9" xyaxes="1 0 0 0 .87 .5" fovy="38"/>
-            <geom type="plane" size="1 1 .1" material="board"/>
-            <body name="point" pos="0 0 .04">
-              <joint type="slide" axis="1 0 0"/>
-              <joint type="slide" axis="0 1 0"/>
-              <geom type="sphere" size=".04" rgba=".2 .5 .95 1" mass="1"/>
-            </body>
-            <body name="goal" mocap="true">
-              <geom type="cylinder" size=".06 .004" rgba=".2 .85 .35 1" contype="0" conaffinity="0"/>
-            </body>
-          </worldbody>
-        </mujoco>""")
-
-
 def _pose(task: Arrays, state: Arrays) -> dict[str, Tensor]:
-    goal = _goal(task)
-    height = torch.full_like(goal[:, :1], 0.004)
-    return {
-        "qpos": state["position"],
-        "mocap_pos": torch.cat([goal, height], 1).unsqueeze(1),  # (N, 1, 3)
-        "mocap_quat": torch.tensor([1.0, 0.0, 0.0, 0.0], device=goal.device).expand(len(goal), 1, 4),
-    }
+    return board_pose(state["position"], _goal(task))

@@ -11,7 +11,6 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.task_policies import TaskPolicies
 from metarl.lives import Lives
@@ -22,6 +21,7 @@ from metarl.losses.table import make_inner_loss
 from metarl.nets.mlp_policy import Parameters
 from metarl.rollout import collect
 from metarl.seeding import make_generator
+from metarl.worlds import Spec, make_worlds
 
 REFERENCES: tuple[HandDesign, ...] = ("dense", "feedback")
 TRUE = "true return"
@@ -50,7 +50,7 @@ class Landscape:
     descents: dict[str, tuple[float, float]]
 
 
-def alignment(learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, seed: int) -> dict[str, Tensor]:
+def alignment(learner: LearnedLossLearner, spec: Spec, lives: Lives, seed: int) -> dict[str, Tensor]:
     """Cosine of each loss's gradient with that of the true return, by inner update, {name: (K, B)}.
 
     The losses see what the update saw. The true gradient is the policy gradient by the environment's reward on 64
@@ -58,7 +58,7 @@ def alignment(learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, seed: in
     """
     config, num_tasks = learner.config, len(lives.tasks)
     per_task = max(_TRUE_EPISODES, config.episodes_per_task)
-    env = BatchedEnv(spec, num_tasks * per_task, device=learner.device, seed=seed)
+    env = make_worlds(spec, num_tasks * per_task, device=learner.device, seed=seed)
     env.set_tasks(lives.tasks)
     generator = make_generator(seed, "alignment", learner.device)
     others = reference_losses(learner, spec)
@@ -80,7 +80,7 @@ def alignment(learner: LearnedLossLearner, spec: EnvSpec, lives: Lives, seed: in
 
 def landscape(
     learner: LearnedLossLearner,
-    spec: EnvSpec,
+    spec: Spec,
     lives: Lives,
     task: int,
     update: int,
@@ -154,7 +154,7 @@ def filter_normalised(policy: Parameters, generator: torch.Generator) -> dict[st
     return direction
 
 
-def reference_losses(learner: LearnedLossLearner, spec: EnvSpec) -> dict[str, InnerLoss]:
+def reference_losses(learner: LearnedLossLearner, spec: Spec) -> dict[str, InnerLoss]:
     """Hand-designed losses that can be computed from what the learner records."""
     config = learner.config
     losses = {
@@ -217,10 +217,10 @@ def _true_gradient(learner: LearnedLossLearner, policies: Parameters, support: S
     return _flat(torch.func.vmap(of_task)(dict(policies), goal, *support))
 
 
-def _returns(learner: LearnedLossLearner, spec: EnvSpec, task: Tensor, policies: Parameters, seed: int) -> Tensor:
+def _returns(learner: LearnedLossLearner, spec: Spec, task: Tensor, policies: Parameters, seed: int) -> Tensor:
     """The true return of many policies on one task, (G,)."""
     num_policies = len(next(iter(policies.values())))
-    env = BatchedEnv(spec, num_policies * RETURN_EPISODES, device=learner.device, seed=seed)
+    env = make_worlds(spec, num_policies * RETURN_EPISODES, device=learner.device, seed=seed)
     env.set_tasks(task.expand(num_policies, -1))
     generator = make_generator(seed, "landscape", learner.device)
     rollout = collect(env, TaskPolicies(learner.acting, policies, num_policies), 1, generator)

@@ -9,13 +9,13 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.explain.gradients import Landscape, alignment, landscape, rank_correlation
 from metarl.explain.inputs import Judge, integrated_gradients, partial_dependence, response_map, usual_range
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
 from metarl.losses.formula import is_formula
+from metarl.worlds import Spec
 
 _MAX_ROWS, _MAX_CURVES, _NUM_MAPPED = 4000, 400, 4
 _POINTS, _MAP_POINTS = 41, 61
@@ -104,7 +104,7 @@ class Measures:
 
 
 @torch.no_grad()
-def measure(learner: LearnedLossLearner, spec: EnvSpec, tasks: Tensor, seed: int) -> Measures:
+def measure(learner: LearnedLossLearner, spec: Spec, tasks: Tensor, seed: int) -> Measures:
     """Measure a learned loss on the lives of fresh policies.
 
     Args:
@@ -173,7 +173,7 @@ def _inputs(credit: LearnedCredit, lives: Lives, seed: int) -> InputMeasures:
 
 
 def _tasks(
-    learner: LearnedLossLearner, spec: EnvSpec, credit: LearnedCredit, lives: Lives, inputs: InputMeasures
+    learner: LearnedLossLearner, spec: Spec, credit: LearnedCredit, lives: Lives, inputs: InputMeasures
 ) -> TaskMeasures:
     num_tasks = len(lives.tasks)
     own = [{name: value[b] for name, value in lives.loss.items()} for b in range(num_tasks)]
@@ -205,6 +205,6 @@ def _tasks(
     )
 
 
-def _columns(spec: EnvSpec) -> list[tuple[str, str]]:
+def _columns(spec: Spec) -> list[tuple[str, str]]:
     """Name and unit of each column of a task tensor."""
     return [(p.name if p.size == 1 else f"{p.name}[{i}]", p.unit) for p in spec.tasks.parameters for i in range(p.size)]

@@ -12,13 +12,13 @@ from metarl.errors import UnknownNameError
 from metarl.rollout import Adapts
 
 if TYPE_CHECKING:
-    from metarl.env import BatchedEnv, EnvSpec
+    from metarl.worlds import Spec, Worlds
 
 
 class Learner(Adapts, Protocol):
     """What the training loop needs of an algorithm, besides the `trial` of `Adapts`."""
 
-    def collect(self, env: BatchedEnv) -> Any:
+    def collect(self, env: Worlds) -> Any:
         """Gather the experience of one update on the tasks that the environment holds."""
         ...
 
@@ -142,7 +142,7 @@ def settings_type(name: str) -> type:
     return _load(find(name).settings)
 
 
-def make_learner(name: str, spec: EnvSpec, settings: Any, seed: int, device: str) -> Learner:
+def make_learner(name: str, spec: Spec, settings: Any, seed: int, device: str) -> Learner:
     """Make a learner of an algorithm for an environment."""
     return _load(find(name).make)(spec, settings, seed, device)
 

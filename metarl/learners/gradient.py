@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.part_threads import PartThreads
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
@@ -28,6 +27,7 @@ from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
 from metarl.types import Rollout
+from metarl.worlds import Spec, Worlds
 
 _STEP_SIZE = "inner_lr."
 _CPU_CHUNK = 4
@@ -186,7 +186,7 @@ class GradientLearner:
     samples_support = True
     """Adaptation needs sampled actions: there is no deterministic trial."""
 
-    def __init__(self, spec: EnvSpec, config: GradientConfig, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: GradientConfig, seed: int, device: str | torch.device = "cpu"):
         self.horizon = spec.horizon
         self.device = torch.device(device)
         self.later_step_scale = config.later_step_scale
@@ -224,17 +224,17 @@ class GradientLearner:
         """Make one outer step."""
         raise NotImplementedError
 
-    def collect(self, env: BatchedEnv) -> Rollout:
+    def collect(self, env: Worlds) -> Rollout:
         """One trial of as many inner steps as are meta-trained."""
         return self.trial(env, self.config.episodes_per_trial, self.generators["policy"])
 
     @torch.no_grad()
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
     ) -> Rollout:
         """Adapt to the tasks that the environment holds, by `num_episodes` - 1 inner steps.
 

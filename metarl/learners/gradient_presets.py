@@ -28,7 +28,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     "half-cheetah-dir": _ROBOT | {"total_steps": 6_000_000, "meta_batch_size": 10},  # there are two tasks only
     "half-cheetah-vel-maml": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
     "half-cheetah-vel-pearl": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
+    "metaworld-ml10": _ROBOT | {"total_steps": 20_000_000, "episodes_per_task": 10},
+    "metaworld-ml45": _ROBOT | {"total_steps": 90_000_000, "episodes_per_task": 10, "meta_batch_size": 45},
 }
+_METAWORLD = _ROBOT | {"total_steps": 2_000_000, "episodes_per_task": 10}
 
 
 def maml_trpo(env: str) -> dict[str, MAMLTRPOConfig]:
@@ -77,4 +80,4 @@ def reptile(env: str) -> dict[str, ReptileConfig]:
 
 
 def _settings(env: str) -> dict[str, Any]:
-    return _SHARED.get(env, _ROBOT)
+    return _SHARED.get(env, _METAWORLD if env.startswith("metaworld-ml1-") else _ROBOT)

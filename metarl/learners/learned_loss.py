@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.part_threads import PartThreads
-from metarl.learners.pathwise import pathwise_gradient
+from metarl.learners.pathwise import is_differentiable, pathwise_gradient
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
@@ -35,7 +34,8 @@ from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rollout import collect, join
 from metarl.seeding import copy_generator, make_generator
-from metarl.types import Continuous, Rollout
+from metarl.types import Rollout
+from metarl.worlds import Spec, Worlds
 
 Goal = Tensor | dict[str, Tensor]
 """How the true return changes with a policy, see `LearnedLossLearner.goals`."""
@@ -69,7 +69,7 @@ class LearnedLossLearner:
     samples_support = True
     """Adaptation needs sampled actions: there is no deterministic trial."""
 
-    def __init__(self, spec: EnvSpec, config: LearnedLossConfig, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: LearnedLossConfig, seed: int, device: str | torch.device = "cpu"):
         self.config = config
         self.device = torch.device(device)
         self.horizon = spec.horizon
@@ -104,13 +104,12 @@ class LearnedLossLearner:
             shapes if config.learns_offset else None,
         )
         self.spec = spec
-        differentiable = spec.physics is None and isinstance(spec.action_space, Continuous)
-        if config.true_gradient == "pathwise" and not differentiable:
+        if config.true_gradient == "pathwise" and not is_differentiable(spec):
             raise ConfigError(
                 f"true_gradient pathwise needs an environment without physics and with continuous actions, "
                 f"which {spec.name} is not. Take score."
             )
-        self._is_pathwise = config.true_gradient != "score" and differentiable
+        self._is_pathwise = config.true_gradient != "score" and is_differentiable(spec)
         at_once = self._chunk(config.meta_batch_size) * (config.update_threads if self.device.type == "cpu" else 1)
         refuse_beyond_memory(unroll_bytes(config, at_once, self.horizon, self.policy.dims), self.device)
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
@@ -142,7 +141,7 @@ class LearnedLossLearner:
         drawn = [self.policy.initial_parameters(generator) for _ in range(num_tasks)]
         return {name: torch.stack([one[name] for one in drawn]).to(self.device) for name in drawn[0]}
 
-    def collect(self, env: BatchedEnv) -> Rollout:
+    def collect(self, env: Worlds) -> Rollout:
         """K inner updates of each policy of the meta-batch, on its task."""
         tasks = env.task[:: self.config.episodes_per_task]
         num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
@@ -156,10 +155,10 @@ class LearnedLossLearner:
 
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
@@ -357,14 +356,14 @@ class LearnedLossLearner:
     @torch.no_grad()
     def _live(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         meta: Parameters,
         meta_dim: int | None,
         starts: Parameters,
         ages: Tensor,
         num_episodes: int,
         generator: torch.Generator,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
     ) -> Rollout:
         """Let policies learn. One whose update is not finite goes on with the parameters that it had.

@@ -10,12 +10,19 @@ from torch import Tensor
 from metarl.env import EnvSpec, Noise
 from metarl.errors import ConfigError
 from metarl.nets.distributions import ActionDistribution
+from metarl.types import Continuous
+from metarl.worlds import Spec
 
 _MIN_STD = 1e-3
 
 
+def is_differentiable(spec: Spec) -> bool:
+    """Whether the return is a function of the actions that can be differentiated: tensors, and continuous actions."""
+    return isinstance(spec, EnvSpec) and spec.physics is None and isinstance(spec.action_space, Continuous)
+
+
 def pathwise_gradient(
-    spec: EnvSpec,
+    spec: Spec,
     task: Tensor,
     parameters: Mapping[str, Tensor],
     distribution: Callable[[Mapping[str, Tensor], Tensor], ActionDistribution],
@@ -31,7 +38,7 @@ def pathwise_gradient(
     Source: Kingma and Welling 2014, section 2.4 (reparameterisation); Heess et al. 2015, SVG(infinity).
 
     Args:
-        spec: an environment without physics whose functions are differentiable.
+        spec: an environment that `is_differentiable`.
         task: (B, P) task parameters.
         parameters: of B policies, (B, ...).
         distribution: (parameters, observations (B, E, O)) -> distributions of continuous actions.
@@ -44,6 +51,7 @@ def pathwise_gradient(
     Returns:
         Gradients to ascend on, (B, ...) by name.
     """
+    assert isinstance(spec, EnvSpec)
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     num_worlds = len(task) * num_episodes
     named = spec.tasks.unpack(task.repeat_interleave(num_episodes, 0))

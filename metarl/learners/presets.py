@@ -82,9 +82,29 @@ _RL2 |= {
 }
 
 
+_METAWORLD = RL2Config(
+    total_steps=2_000_000,
+    cell="lstm",
+    num_worlds=20,
+    episodes_per_trial=10,
+    hidden_dim=256,
+    learning_rate=5e-4,
+    num_epochs=10,
+    discount=0.99,
+    gae_lambda=0.95,
+    entropy_coef=5e-3,
+)
+"""Trials, network, steps per class and credit are those of the benchmark's own RL² baseline; not tuned here."""
+_RL2 |= {
+    "metaworld-ml10": {"default": replace(_METAWORLD, total_steps=20_000_000)},
+    "metaworld-ml45": {"default": replace(_METAWORLD, total_steps=90_000_000, num_worlds=45)},
+}
+
+
 def rl2(env: str) -> dict[str, RL2Config]:
     """Presets of `rl2` for an environment; other environments start from the class's defaults."""
-    return _RL2.get(env, {"default": RL2Config()})
+    others = _METAWORLD if env.startswith("metaworld-ml1-") else RL2Config()
+    return _RL2.get(env, {"default": others})
 
 
 def domain_randomised(env: str) -> dict[str, RL2Config]:

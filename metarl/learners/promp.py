@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
 from metarl.rl.ppo import clipped_surrogate
+from metarl.worlds import Spec
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class ProMP(GradientLearner):
 
     config: ProMPConfig
 
-    def __init__(self, spec: EnvSpec, config: ProMPConfig, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: ProMPConfig, seed: int, device: str | torch.device = "cpu"):
         super().__init__(spec, config, seed, device)
         self.optimizer = torch.optim.Adam(list(self.meta_parameters.values()), lr=config.outer_lr)
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.rollout import collect
 from metarl.types import Act, Continuous, PolicyInput, Rollout
+from metarl.worlds import Spec, Worlds
 
 
 class RandomPolicy:
@@ -20,7 +20,7 @@ class RandomPolicy:
         spec: the environment.
     """
 
-    def __init__(self, spec: EnvSpec):
+    def __init__(self, spec: Spec):
         self.space = spec.action_space
 
     def initial_memory(self, num_worlds: int) -> Any:
@@ -37,10 +37,10 @@ class RandomPolicy:
 
     def trial(
         self,
-        env: BatchedEnv,
+        env: Worlds,
         num_episodes: int,
         generator: torch.Generator | None,
-        on_step: Callable[[BatchedEnv], None] | None = None,
+        on_step: Callable[[Worlds], None] | None = None,
     ) -> Rollout:
         """See `Learner.trial`."""
         return collect(env, self, num_episodes, generator, on_step)

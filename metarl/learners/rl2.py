@@ -18,7 +18,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import ConfigError
 from metarl.losses.policy_objective import policy_objective
 from metarl.named_loss import named_loss
@@ -29,6 +28,7 @@ from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, policy_inputs
 from metarl.seeding import make_generator
 from metarl.types import Rollout
+from metarl.worlds import Spec, Worlds
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class RL2:
         UnknownNameError, CheckpointError, ConfigError: no such loss, or one that does not go with the environment.
     """
 
-    def __init__(self, spec: EnvSpec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
         self.config = config
         self.learned_loss = named_loss(config.loss, spec, config.discount, device)
         if self.learned_loss is None:
@@ -165,15 +165,13 @@ class RL2:
         }
         self._pool = ThreadPoolExecutor(config.update_threads) if self.device.type == "cpu" else None
 
-    def collect(self, env: BatchedEnv) -> Rollout:
+    def collect(self, env: Worlds) -> Rollout:
         """One trial in every world, with sampled actions."""
         reads_signals = self.learned_loss is not None
         generator = self.generators["policy"]
         return collect(env, self.network, self.config.episodes_per_trial, generator, reads_signals=reads_signals)
 
-    def trial(
-        self, env: BatchedEnv, num_episodes: int, generator: torch.Generator | None, on_step: Any = None
-    ) -> Rollout:
+    def trial(self, env: Worlds, num_episodes: int, generator: torch.Generator | None, on_step: Any = None) -> Rollout:
         """Adapt to the tasks that the environment holds; `generator` None acts deterministically."""
         return collect(env, self.network, num_episodes, generator, on_step)
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import elu, softplus
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError
 from metarl.losses.support import Support
 from metarl.nets.distributions import ActionDistribution, Gaussian
 from metarl.types import Continuous
+from metarl.worlds import Spec
 
 _LARGEST_INPUT = 20.0
 
@@ -93,7 +93,7 @@ class ML3Control:
         return softplus(hidden @ parameters["out.weight"].mT).squeeze(-1)
 
 
-def make_ml3_control(spec: EnvSpec) -> ML3Control:
+def make_ml3_control(spec: Spec) -> ML3Control:
     """Make it for the robot of an environment.
 
     Raises:

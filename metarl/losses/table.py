@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-from metarl.env import EnvSpec
 from metarl.errors import ConfigError, UnknownNameError, closest
 from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
 from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_of, is_formula
@@ -18,6 +17,7 @@ from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.lpg import LPG
 from metarl.losses.ml3_control import make_ml3_control
 from metarl.losses.support import step_input_names
+from metarl.worlds import Spec
 
 LOSS_NAMES = (
     "reward",
@@ -48,7 +48,7 @@ def check_loss_name(name: str) -> None:
 
 def make_inner_loss(
     name: str,
-    spec: EnvSpec,
+    spec: Spec,
     *,
     discount: float,
     gae_lambda: float,
@@ -103,7 +103,7 @@ def make_inner_loss(
     return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)
 
 
-def signal_columns(spec: EnvSpec, wanted: Sequence[str]) -> list[int]:
+def signal_columns(spec: Spec, wanted: Sequence[str]) -> list[int]:
     """Where the signals that a loss reads stand among those of an environment.
 
     Raises:

@@ -10,7 +10,7 @@ from metarl.errors import DeviceError, UnknownNameError
 from metarl.physics.engine import Engine
 
 if TYPE_CHECKING:
-    from metarl.env import Physics
+    from metarl.spec import Physics
 
 __all__ = ["Engine", "make_engine"]
 

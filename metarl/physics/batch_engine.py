@@ -24,7 +24,7 @@ from metarl.physics.engine import (
 from metarl.physics.fields import check_fixtures, check_model_fields
 
 if TYPE_CHECKING:
-    from metarl.env import Physics
+    from metarl.spec import Physics
 
 # What follows from the state alone. Any other field is either old or, where threads share their mjData between
 # worlds, that of another world.

@@ -33,7 +33,7 @@ from metarl.physics.warp_kernels import (
 )
 
 if TYPE_CHECKING:
-    from metarl.env import Physics
+    from metarl.spec import Physics
 
 _FORCE_FIELDS = ("ctrl", "act", "qfrc_applied", "xfrc_applied")
 _SWITCHES = {

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.driving import roads, track
+from envs.driving import car, roads, track
 
 SPEC = track.make_spec()
 
@@ -106,4 +106,4 @@ def test_the_drawn_road_lies_where_the_car_drives(world: int):
 
 
 def test_the_model_file_is_installed_with_the_package():
-    assert Path(track.MODEL_FILE).suffix == ".xml" and Path(track.MODEL_FILE).exists()
+    assert Path(car.MODEL_FILE).suffix == ".xml" and Path(car.MODEL_FILE).exists()

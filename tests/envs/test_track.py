@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from envs.driving import roads, track
-from envs.driving.driver import PurePursuit
+from envs.driving import car, course, roads, track
 from metarl.env import BatchedEnv, EnvSpec, Noise
-from metarl.rollout import collect
-from metarl.types import PolicyInput, Rollout
+from metarl.expert import Expert
+from metarl.types import Rollout
 
 SPEC, LONG = track.make_spec(), track.make_spec(horizon=150)
 """As it is trained on, and with episodes that last long enough to watch the car."""
@@ -84,12 +84,9 @@ def test_foot_on_a_circle_is_found_exactly(turns: float):
 
 def test_foot_stays_the_nearest_point_of_the_road_while_driving():
     tasks = SPEC.tasks.split("test", 16)
-    env, pilot = make_env(tasks), PurePursuit()
-    obs = env.reset()
-    zero = torch.zeros(16)
+    env = make_env(tasks)
     for _ in range(120):
-        step = env.step(pilot.act(PolicyInput(obs, zero, zero, zero, tasks), None, None).action)
-        obs = step.obs
+        step = env.step(env.expert_action())
     assert step.valid.all()
     road, position = env._task["road"], env._data["qpos"][:, :2]
     nearest = (road[..., :2] - position.unsqueeze(1)).norm(dim=2).min(1)
@@ -106,27 +103,26 @@ def test_actuators_and_bodies_have_the_ids_that_the_functions_use():
     model = SPEC.physics.model
     names = [model.actuator(i).name for i in range(model.nu)]
     assert names == ["steer", "drive", "brake", "tyre_front", "tyre_rear"]
-    assert list(range(model.nu)) == [track.STEER, track.DRIVE, track.BRAKE, track.TYRE_FRONT, track.TYRE_REAR]
-    assert [model.body(i).name for i in (track.CHASSIS, track.FRONT_AXLE)] == ["car", "front"]
+    assert list(range(model.nu)) == [car.STEER, car.DRIVE, car.BRAKE, car.TYRE_FRONT, car.TYRE_REAR]
+    assert [model.body(i).name for i in (car.CHASSIS, car.FRONT_AXLE)] == ["car", "front"]
     assert [model.sensor(i).name for i in range(3)] == ["steer_angle", "yaw_rate", "velocity"]
-    assert SPEC.physics.control_dt_s == pytest.approx(track.CONTROL_DT_S)
-    assert model.site("front").pos[0] + model.body("front").pos[0] == track.AXLE_M == -model.site("rear").pos[0]
+    assert SPEC.physics.control_dt_s == pytest.approx(car.CONTROL_DT_S)
+    assert model.site("front").pos[0] + model.body("front").pos[0] == car.AXLE_M == -model.site("rear").pos[0]
 
 
 def test_grip_times_load_limits_the_forces():
-    fields = track.configure(
-        SPEC.tasks.unpack(tasks_with(2, grip=[0.5, 1.0], mass=[1.0, 1.5], com_shift=[0.0, 0.03])),
+    task = SPEC.tasks.unpack(tasks_with(2, grip=[0.5, 1.0], mass=[1.0, 1.5], com_shift=[0.0, 0.03]))
+    fields = car.configure(
+        task | track.derive(task),
         {name: make_env(tasks_with()).engine.default_model_field(name) for name in SPEC.physics.model_fields},
     )
     limit = fields["actuator_forcerange"][:, :, 1]
     weight = torch.tensor([3.7, 3.7 * 1.5]) * 9.81
-    torch.testing.assert_close(
-        limit[:, track.TYRE_FRONT] + limit[:, track.TYRE_REAR], torch.tensor([0.5, 1.0]) * weight
-    )
+    torch.testing.assert_close(limit[:, car.TYRE_FRONT] + limit[:, car.TYRE_REAR], torch.tensor([0.5, 1.0]) * weight)
     # Moments about the rear axle: chassis at 0.165 m + shift, front axle (0.2 kg) at 0.33 m.
     front = torch.tensor([0.5 * (3.5 * 0.165 + 0.2 * 0.33), 1.5 * (3.5 * 0.195 + 0.2 * 0.33)]) / 0.33 * 9.81
-    torch.testing.assert_close(limit[:, track.TYRE_FRONT], front)
-    for actuator in (track.DRIVE, track.BRAKE):
+    torch.testing.assert_close(limit[:, car.TYRE_FRONT], front)
+    for actuator in (car.DRIVE, car.BRAKE):
         torch.testing.assert_close(limit[:, actuator], torch.tensor([0.5, 1.0]) * weight)
 
 
@@ -157,7 +153,7 @@ def test_steering_answers_after_its_delay(delay: float, silent_steps: int):
     answer, undelayed = servo_angles(delay), servo_angles(0.0)
     assert (answer[:silent_steps].abs() < 1e-3).all()
     assert answer[silent_steps] > 0.05
-    if delay == silent_steps * track.CONTROL_DT_S:
+    if delay == silent_steps * car.CONTROL_DT_S:
         torch.testing.assert_close(answer[silent_steps:], undelayed[: 8 - silent_steps], atol=0.02, rtol=0)
     else:
         assert answer[silent_steps] < 0.8 * undelayed[0]
@@ -181,18 +177,39 @@ def test_brake_stops_the_car_and_does_not_reverse_it():
 
 
 def test_cornering_takes_its_grip_from_drive_and_brake():
-    task = track.derive(SPEC.tasks.unpack(tasks_with(4, grip=0.7)))
+    task = SPEC.tasks.unpack(tasks_with(4, grip=0.7))
+    task |= track.derive(task)
     # Yaw rate and speed: v r / (mu g) = 6 / 6.867 leaves sqrt(1 - 0.8738^2) = 0.4864 of 0.7 * 36.3 N, 12.36 N.
     sensors = torch.tensor([[0.0, 2.0, 3.0], [0.0, -2.0, 3.0], [0.0, 0.0, 2.0], [0.0, 3.0, 3.0]])
-    state = {"off_road": torch.zeros(4, dtype=torch.bool), "pose": torch.zeros(4, 2)}
+    state = {"off_road": torch.zeros(4, dtype=torch.bool), "pose": torch.zeros(4, 2), "acceleration": torch.zeros(4)}
     pedal = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.5, 1.0]])
     ctrl = SPEC.control(task, {"sensordata": sensors}, state, pedal)["ctrl"]
     expected = torch.zeros(4, 5)
-    expected[0, track.DRIVE] = 12.36 / 20.0
-    expected[1, track.BRAKE] = 12.36 / 24.0
-    expected[2, track.BRAKE] = 1.0
-    expected[3, track.STEER] = 0.21  # sliding: nothing is left over
+    expected[0, car.DRIVE] = 12.36 / 20.0
+    expected[1, car.BRAKE] = 12.36 / 24.0
+    expected[2, car.BRAKE] = 1.0
+    expected[3, car.STEER] = 0.21  # sliding: nothing is left over
     torch.testing.assert_close(ctrl, expected, atol=1e-3, rtol=0)
+
+
+def test_braking_moves_load_to_the_front_axle_and_speeding_up_to_the_rear():
+    task = SPEC.tasks.unpack(tasks_with(3, grip=0.5))
+    task |= track.derive(task)
+    state = {"off_road": torch.zeros(3, dtype=torch.bool), "pose": torch.zeros(3, 2)}
+    state["acceleration"] = torch.tensor([0.0, -5.0, 3.0])
+    limit = SPEC.control(task, {"sensordata": torch.zeros(3, 4)}, state, torch.zeros(3, 2))["actuator_forcerange"]
+    torch.testing.assert_close(limit[:, 1:, 0], -limit[:, 1:, 1])
+    moved = 0.5 * 3.7 * 0.074 / 0.33 * torch.tensor([0.0, -5.0, 3.0])
+    torch.testing.assert_close(limit[:, car.TYRE_REAR, 1] - limit[0, car.TYRE_REAR, 1], moved, atol=1e-5, rtol=0)
+    torch.testing.assert_close(limit[0, car.TYRE_FRONT, 1] - limit[:, car.TYRE_FRONT, 1], moved, atol=1e-5, rtol=0)
+    torch.testing.assert_close(limit[:, car.DRIVE, 1], torch.full((3,), 0.5 * 3.7 * 9.81))
+
+
+def test_acceleration_is_that_of_the_forces_also_in_a_spin():
+    # The forward speed falls by 0.2 m/s in 40 ms, of which the turning frame takes 4 rad/s * 1 m/s * 40 ms.
+    sensors = torch.tensor([[0.0, 4.0, 2.8, -1.0], [0.0, 0.0, 2.8, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    speed_before = torch.tensor([3.0, 3.0, 3.0])
+    torch.testing.assert_close(car.acceleration(speed_before, sensors), torch.tensor([-1.0, -5.0, -12.0]))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -216,7 +233,7 @@ def place_on_line(env: BatchedEnv, beside: float | list[float] = 0.0) -> None:
     x, y = start[:, 0] - lateral * start[:, 2].sin(), start[:, 1] + lateral * start[:, 2].cos()
     env.engine.write("qpos", torch.stack([x, y, start[:, 2], torch.zeros_like(x)], 1))
     heading = torch.stack([start[:, 2].cos(), start[:, 2].sin()], 1)
-    env.engine.write("qvel", torch.cat([track.START_SPEED * heading, torch.zeros(len(x), 2)], 1))
+    env.engine.write("qvel", torch.cat([course.START_SPEED * heading, torch.zeros(len(x), 2)], 1))
     env.engine.forward()
     env._state["pose"] = torch.stack([lateral, torch.zeros_like(lateral)], 1)
 
@@ -272,7 +289,7 @@ def test_first_observation_is_what_the_spec_sheet_says():
     expected[:, 5] = torch.tensor([0.1 / 0.5, -0.1 / 0.7])
     expected[:, 6] = torch.tensor([0.0, 0.05 / 0.5])
     torch.testing.assert_close(obs[:, :7], expected, atol=1e-6, rtol=0)
-    ahead = torch.arange(8) * track.LOOK_AHEAD_STRIDE
+    ahead = torch.arange(8) * course.LOOK_AHEAD_STRIDE
     assert torch.equal(obs[:, 7:15], env._task["road"][:, ahead, 3])
     assert torch.equal(obs[:, 15], torch.tensor([1.0, 1.4]))
 
@@ -321,6 +338,9 @@ def circle_step(
         "pose": torch.zeros(1, 2),
         "prev_action": torch.zeros(1, 2),
         "off_road": torch.zeros(1, dtype=torch.bool),
+        "speed": torch.zeros(1),
+        "acceleration": torch.zeros(1),
+        "record": torch.zeros(1, 4),
     }
     return SPEC.step(task, data, state, torch.tensor([action]), Noise(torch.zeros(1, 0), torch.zeros(1, 0)))
 
@@ -368,24 +388,39 @@ def test_a_stage_on_the_road_is_success():
     tasks = tasks_with(2)
     tasks[1, NAMES.index("direction")] = -1.0
     env = make_env(tasks, spec=SPEC)
-    rollout = collect(env, PurePursuit(), 1, None)
+    rollout = Expert().trial(env, 1, None)
     assert rollout.success[-1].all() and not rollout.terminated.any()
     num_steps = (~rollout.success).sum(0).double()
-    travelled = 5.0 * track.CONTROL_DT_S * torch.where(rollout.success, 0.0, rollout.obs[..., 2]).sum(0)
+    travelled = 5.0 * car.CONTROL_DT_S * torch.where(rollout.success, 0.0, rollout.obs[..., 2]).sum(0)
     torch.testing.assert_close(travelled, torch.full((2,), track.STAGE_M), atol=0.7, rtol=0)
-    assert (num_steps > track.STAGE_M / (5.0 * track.CONTROL_DT_S)).all()
+    assert (num_steps > track.STAGE_M / (5.0 * car.CONTROL_DT_S)).all()
 
 
 # The whole environment
 
 
-def rollout_of(pilot: PurePursuit, num_tasks: int, split: str = "test") -> Rollout:
-    return collect(make_env(SPEC.tasks.split(split, num_tasks), num_threads=0, spec=SPEC), pilot, 1, None)
+def returns_of(spec: EnvSpec, split: str = "test", num_tasks: int = 64) -> tuple[Rollout, Tensor]:
+    """An episode of the spec's expert and its metrics."""
+    env = make_env(spec.tasks.split(split, num_tasks), num_threads=0, spec=spec)
+    return Expert().trial(env, 1, None), env.metrics()
 
 
-def test_a_driver_who_knows_the_task_stays_on_the_road_and_is_faster():
-    knowing, guessing = rollout_of(PurePursuit(), 64), rollout_of(PurePursuit(knows_task=False), 64)
-    assert knowing.terminated.any(0).double().mean() <= 0.1
+@pytest.mark.parametrize("split", SPEC.tasks.splits())
+def test_the_expert_stays_on_the_road_on_every_split(split: str):
+    rollout, metrics = returns_of(SPEC, split, 100)
+    off_track = rollout.terminated.any(0)
+    assert off_track.double().mean() <= 0.1
+    assert torch.equal(metrics[:, 2], off_track.float())
+    assert rollout.episode_success().double().mean() > (0.75 if split == "grip" else 0.85)
+
+
+def test_a_driver_who_knows_the_task_is_faster_than_one_who_guesses():
+    middle = {"grip": 0.75, "swept_line": 0.0, "line_m": 0.0, **car.NOMINAL}
+
+    def guess(task: dict[str, Tensor], obs: Tensor) -> Tensor:
+        return track.expert(task | {n: torch.full_like(task["grip"], v) for n, v in middle.items()}, obs)
+
+    knowing, guessing = returns_of(SPEC)[0], returns_of(replace(SPEC, expert=guess))[0]
     assert knowing.episode_returns().mean() > 1.5 * guessing.episode_returns().mean()
     assert 5.0 * knowing.obs[..., 2].mean() > 2.7
     success = [rollout.episode_success().double().mean() for rollout in (knowing, guessing)]
@@ -426,14 +461,14 @@ def test_functions_trace_without_graph_breaks():
 def test_both_engines_drive_the_same():
     tasks = torch.cat([SPEC.tasks.split("test", 4), SPEC.tasks.split("extrapolation", 4)])
     envs = [make_env(tasks, engine=engine) for engine in ("batch", "warp")]
-    obs = [env.reset() for env in envs]
+    for env in envs:
+        env.reset()
     # Half way between two table points, rounding decides which curvature is seen.
     motion, curvature = [*range(7), 15], envs[0]._task["road"][..., 3]
     neighbours = (curvature - curvature.roll(1, 1)).abs().amax(1)
-    generator, zero, pilot = torch.Generator().manual_seed(0), torch.zeros(8), PurePursuit(grip_share=0.7)
+    generator = torch.Generator().manual_seed(0)
     for _ in range(100):
-        planned = pilot.act(PolicyInput(obs[0], zero, zero, zero, tasks), None, None).action
-        action = planned + 0.3 * torch.randn(8, 2, generator=generator)
+        action = envs[0].expert_action() + 0.3 * torch.randn(8, 2, generator=generator)
         steps = [env.step(action) for env in envs]
         obs = [step.obs for step in steps]
         assert torch.equal(steps[0].terminated, steps[1].terminated)

@@ -1,0 +1,189 @@
+"""What environments with a fixture share: observation, reward, success, metrics, experts, both engines."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import envs
+from envs.manipulation import arm7, layout
+from envs.manipulation.arm_env import HOLD_STEPS
+from envs.manipulation.fixture_env import HANDLE, JOINT
+from metarl.env import BatchedEnv, EnvSpec, Noise
+from metarl.errors import SpecError, UnknownNameError
+from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
+
+NAMES = ("door-open", "door-close", "drawer-open", "drawer-close", "button", "lever", "window")
+SPECS = {name: envs.make_spec(name) for name in NAMES}
+NONE = Noise(torch.zeros(1, 0), torch.zeros(1, 0))
+SEEN = {"frame_x", "frame_y"}
+
+
+def placed(env: BatchedEnv, position: float, away_m: float) -> dict[str, Tensor]:
+    """Data with the joint at a position and tcp `away_m` above the handle."""
+    data = {name: value.clone() for name, value in env._data.items()}
+    data["qpos"][:, JOINT] = position
+    data["site_xpos"][:, arm7.TCP] = data["site_xpos"][:, HANDLE] + torch.tensor([0.0, 0.0, away_m])
+    return data
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "position", "progress"),
+    [
+        ("door-open", {}, 0.2, 0.25),
+        ("door-open", {}, 1.2, 1.0),
+        ("door-close", {}, 0.3, 2 / 3),
+        ("door-close", {}, 1.2, 0.0),
+        ("drawer-open", {"travel": 0.2}, 0.15, 0.75),
+        ("drawer-open", {"travel": 0.2}, 0.3, 0.5),
+        ("drawer-close", {"travel": 0.2}, 0.05, 0.75),
+        ("button", {"travel": 0.04}, 0.009, 0.25),
+        ("lever", {"direction": 1.0, "angle": 0.5}, 0.0, 0.5),
+        ("lever", {"direction": -1.0, "angle": 0.5}, -0.25, 0.75),
+        ("window", {"direction": -1.0, "travel": 0.2}, 0.1, 0.25),
+    ],
+)
+def test_reward_weighs_the_hand_at_the_handle_and_the_progress_of_the_joint(
+    name: str, values: dict[str, float], position: float, progress: float
+):
+    spec = SPECS[name]
+    env = started(spec, tasks_with(spec, **values))
+    outcome = spec.step(env._task, placed(env, position, 0.1), env._state, torch.zeros(1, 4), NONE)
+    assert float(outcome.reward) == pytest.approx(0.25 * (1 - math.tanh(0.5)) + 0.75 * progress, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside"),
+    [
+        ("door-open", 0.801, 0.799),
+        ("door-close", 0.049, 0.051),
+        ("drawer-open", 0.199, 0.201),
+        ("drawer-close", 0.029, 0.031),
+        ("button", 0.0271, 0.0269),
+        ("lever", 0.649, 0.651),
+        ("window", 0.179, 0.181),
+    ],
+)
+def test_success_holds_the_joint_for_ten_steps(name: str, inside: float, outside: float):
+    spec = SPECS[name]
+    travel = {"drawer-open": 0.17, "drawer-close": 0.17, "button": 0.03, "window": 0.15}.get(name, 0.0)
+    env = started(spec, tasks_with(spec, travel=travel, angle=0.55, direction=1.0))
+    state, seen = env._state, []
+    for position in [inside] * 9 + [outside] + [inside] * HOLD_STEPS:
+        outcome = spec.step(env._task, placed(env, position, 0.0), state, torch.zeros(1, 4), NONE)
+        state = outcome.state
+        seen.append(bool(outcome.success))
+        assert not bool(outcome.terminated)
+    assert seen == [False] * 19 + [True]
+    error, time = spec.metrics.compute(env._task, placed(env, inside, 0.0), state)[0]
+    assert float(time) == pytest.approx(20 * 0.02)
+    assert float(error) <= float(env._task["tolerance"])
+
+
+def test_time_to_success_is_undefined_without_one():
+    env = started(SPECS["door-open"], tasks_with(SPECS["door-open"]))
+    env.step(torch.zeros(1, 4))
+    error, time = env.metrics()[0]
+    assert float(error) == pytest.approx(0.8, abs=1e-4) and math.isnan(float(time))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_observation_shows_where_the_handle_seems_to_be_and_nothing_else(name: str):
+    spec = SPECS[name]
+    first = []
+    for split in ("train", "test", "extrapolation"):
+        tasks = spec.tasks.split(split, 8)
+        for i, parameter in enumerate(spec.tasks.parameters):
+            if parameter.name in ("frame_x", "frame_y"):
+                tasks[:, i] = 0.02
+            if parameter.name in ("view_x", "view_y"):
+                tasks[:, i] = 0.01
+            if parameter.name == "travel" and name == "drawer-close":
+                tasks[:, i] = 0.15
+        env = BatchedEnv(spec, 8, num_threads=1)
+        env.set_tasks(tasks)
+        first.append(env.reset())
+    torch.testing.assert_close(first[0], first[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(first[0], first[2], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_place_and_camera_add_up_in_what_is_seen(name: str):
+    spec = SPECS[name]
+    env = started(spec, tasks_with(spec, 2, frame_x=[0.03, 0.05], view_x=[0.015, -0.005]))
+    env.generator.manual_seed(0)
+    seen = layout.read(env.reset(), "object_pos")
+    torch.testing.assert_close(seen[0], seen[1], atol=1e-5, rtol=0)
+    handle = env._data["site_xpos"][:, HANDLE]
+    torch.testing.assert_close(seen[:, 0] - handle[:, 0], torch.tensor([0.015, -0.005]), atol=1e-5, rtol=0)
+
+
+def test_a_seen_goal_is_where_the_handle_will_be():
+    spec = envs.make_spec("door-open", goal="seen")
+    env = started(spec, tasks_with(spec, yaw=0.3, stiffness=0.0))
+    goal = layout.read(env.reset(), "goal")
+    before = env._data["site_xpos"][:, HANDLE].clone()
+    qpos = env._data["qpos"].clone()
+    qpos[:, JOINT] = 0.8
+    env.engine.write("qpos", qpos)
+    env.engine.forward()
+    torch.testing.assert_close(env._data["site_xpos"][:, HANDLE] - before, goal, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_expert_solves_at_least_95_percent_of_every_split(name: str):
+    for split in SPECS[name].tasks.splits():
+        if split not in ("train", "validation"):
+            assert expert_success(SPECS[name], split, 100) >= 0.95, split
+
+
+@pytest.mark.parametrize("name", ["door-open", "drawer-open", "button", "window"])
+def test_who_trusts_camera_and_averages_fails_often(name: str):
+    spec = SPECS[name]
+    env = started(spec, spec.tasks.split("test", 64))
+    guess = tasks_with(spec, 64)
+    named = [parameter.name for parameter in spec.tasks.parameters]
+    for axis in "xy":
+        frame, view = named.index(f"frame_{axis}"), named.index(f"view_{axis}")
+        guess[:, frame] = env.task[:, frame] + env.task[:, view]
+    assumed = spec.tasks.unpack(guess)
+    assumed |= spec.derive(assumed)
+    obs, solved = env._obs, torch.zeros(64, dtype=torch.bool)
+    for _ in range(spec.horizon):
+        step = env.step(spec.expert(assumed, obs))
+        obs, solved = step.obs, solved | step.success
+    assert float(solved.float().mean()) < 0.7
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_both_engines_do_the_same(name: str):
+    steps, pair = both_engines(SPECS[name], SPECS[name].tasks.split("extrapolation", 4), 100)
+    for cpu, warp in zip(steps[0], steps[1], strict=True):
+        torch.testing.assert_close(cpu.reward, warp.reward, atol=0.02, rtol=0)
+    joints = [env._data["qpos"][:, JOINT] for env in pair]
+    torch.testing.assert_close(*joints, atol=0.02, rtol=0)
+
+
+def test_actions_of_joints_run_too():
+    spec = envs.make_spec("drawer-open", action="joint")
+    env = started(spec, tasks_with(spec))
+    step = env.step(torch.zeros(1, arm7.NUM_JOINTS))
+    assert step.obs.shape == (1, 54) and spec.expert is None
+
+
+def test_options_and_parameters_that_do_not_exist_are_refused():
+    with pytest.raises(UnknownNameError, match="hidden"):
+        envs.make_spec("door-open", goal="shown")
+    spec: EnvSpec = SPECS["door-open"]
+    task = {p.name: float(v) for p, v in zip(spec.tasks.parameters, tasks_with(spec)[0], strict=True)}
+    with pytest.raises(SpecError, match="handedness"):
+        spec.tasks.pack(task | {"handedness": -1.0}, "train")
+    assert spec.tasks.pack(task | {"handedness": -1.0}, "left-hinged")[-1] == -1.0
+
+
+def test_a_whole_episode_of_the_expert_ends_with_success():
+    env = started(SPECS["drawer-close"], tasks_with(SPECS["drawer-close"], 2))
+    assert bool(play_expert(env)[-1].success.all())
