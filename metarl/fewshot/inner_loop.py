@@ -7,8 +7,7 @@ Python loop for convolutions, whose activations then leave the cache; `chunk_siz
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
