@@ -23,9 +23,11 @@ StepSize = Mapping[str, Tensor] | Tensor | float
 TaskObjective = Callable[[dict[str, Tensor], Any], tuple[Tensor, dict[str, Tensor]]]
 """(meta-parameters, one task) -> (loss (), metrics () by name)."""
 
-CPU_ACTIVATION_BYTES = 32 * 2**20
-"""What the activations of a chunk's forward pass may take on a CPU. With Conv4 and second order the quickest chunks
-had 15 to 65 MiB, and four times as much took twice as long (scripts/bench_fewshot.py)."""
+CPU_ACTIVATION_BYTES = 24 * 2**20
+"""What the activations of a chunk's forward pass may take on a CPU. With Conv4 and second order chunks of 15 to 30
+MiB were the quickest, and chunks of four times as much took up to twice as long (scripts/bench_fewshot.py)."""
+SMALLEST_CHUNK = 4
+"""Fewer tasks are differentiated one by one: what `vmap` costs is not won back by batching two or three."""
 GPU_ACTIVATION_BYTES = 2**30
 """The same on a GPU. Backward passes through inner steps keep several times as much."""
 
@@ -101,12 +103,7 @@ def mean_over_tasks(
 
 
 class _MeanOverTasks(torch.autograd.Function):
-    """Computes values and gradients together; see `mean_over_tasks`.
-
-    Gradients are taken task by task, inside `vmap`. Taken outside of it, of the mean, they are wrong where an inner
-    gradient goes through `torch.nn.functional.batch_norm`: torch 2.13 then differentiates its batched form wrongly a
-    second time.
-    """
+    """Computes values and gradients together; see `mean_over_tasks`."""
 
     @staticmethod
     def forward(
@@ -123,23 +120,15 @@ class _MeanOverTasks(torch.autograd.Function):
         constants = {name: value.detach() for name, value in zip(names, values, strict=True)}
         chosen = {names[i]: constants.pop(names[i]) for i in needed}
 
-        def of_task(task: Any) -> tuple[dict[str, Tensor], tuple[Tensor, dict[str, Tensor]]]:
-            def of_chosen(chosen: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-                return objective(constants | chosen, task)
-
-            if not chosen:
-                return {}, of_chosen({})
-            return torch.func.grad_and_value(of_chosen, has_aux=True)(chosen)
-
         total = torch.zeros((), dtype=values[0].dtype, device=values[0].device)
         gradients = {name: torch.zeros_like(value) for name, value in chosen.items()}
         for part in _chunks(tasks, chunk):
-            slopes, (losses, found) = _vmapped(of_task)(part)  # (b, ...), (b,)
+            slopes, losses, found = _gradients(objective, constants, chosen, part)
             total = total + losses.sum() / count
             for name, value in found.items():
                 metrics[name] = metrics.get(name, 0.0) + value.sum() / count
             for name, slope in slopes.items():
-                gradients[name] += slope.sum(0) / count
+                gradients[name] += slope / count
         ctx.needed, ctx.num_values = needed, len(values)
         ctx.save_for_backward(*gradients.values())
         return total
@@ -153,6 +142,33 @@ class _MeanOverTasks(torch.autograd.Function):
         return (None, None, None, None, None, *slopes)
 
 
+def _gradients(
+    objective: TaskObjective, constants: dict[str, Tensor], chosen: dict[str, Tensor], tasks: Any
+) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """The gradient by what was chosen, summed over a chunk of b tasks; losses (b,) and metrics (b,), without a graph.
+
+    Gradients are taken task by task, inside `vmap`. Taken outside of it they are wrong where an inner gradient goes
+    through `torch.nn.functional.batch_norm`: torch 2.13 differentiates its batched form wrongly a second time. One task
+    alone needs no `vmap`, and autograd is then the quickest.
+    """
+    if num_tasks(tasks) == 1:
+        leaves = {name: value.detach().requires_grad_() for name, value in chosen.items()}
+        with torch.set_grad_enabled(bool(leaves)):
+            loss, metrics = objective(constants | leaves, tree_map(lambda leaf: leaf[0], tasks))
+        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True) if leaves else ()
+        metrics = {name: value.detach()[None] for name, value in metrics.items()}
+        return dict(zip(leaves, slopes, strict=True)), loss.detach()[None], metrics
+
+    def of_task(task: Any) -> tuple[dict[str, Tensor], tuple[Tensor, dict[str, Tensor]]]:
+        def of_chosen(chosen: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            return objective(constants | chosen, task)
+
+        return torch.func.grad_and_value(of_chosen, has_aux=True)(chosen) if chosen else ({}, of_chosen({}))
+
+    gradients, (losses, metrics) = torch.func.vmap(of_task)(tasks)  # (b, ...), (b,)
+    return {name: value.sum(0) for name, value in gradients.items()}, losses, metrics
+
+
 def num_tasks(tasks: Any) -> int:
     """B of a tree of tensors (B, ...)."""
     return len(tree_leaves(tasks)[0])
@@ -162,7 +178,8 @@ def chunk_size(activation_bytes: int, num_examples: int, device: torch.device) -
     """How many tasks to differentiate at a time: as many as keep the activations within the cache, at least one.
 
     A rule and not a measurement, so that a run rounds alike wherever it is repeated. With Conv4 on 28 x 28 images it
-    and strides gives 2 tasks of 80 images and 16 of 10; with the network of the sinusoids all tasks of any batch.
+    and strides gives 12 tasks of 10 images, 4 of 30, one of 80; with the network of the sinusoids all tasks of any
+    batch.
 
     Args:
         activation_bytes: of one example, as `activation_bytes` counts them.
@@ -170,7 +187,8 @@ def chunk_size(activation_bytes: int, num_examples: int, device: torch.device) -
         device: where.
     """
     budget = CPU_ACTIVATION_BYTES if device.type == "cpu" else GPU_ACTIVATION_BYTES
-    return max(1, budget // max(1, activation_bytes * num_examples))
+    fitting = budget // max(1, activation_bytes * num_examples)
+    return fitting if fitting >= SMALLEST_CHUNK else 1
 
 
 @torch.no_grad()
