@@ -34,11 +34,72 @@ class LearnerEntry:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+def _maml(description: str, **defaults: Any) -> LearnerEntry:
+    """MAML or one of its relatives, which differ in settings only."""
+    learner = "metarl.fewshot.learners.maml:MAML"
+    return LearnerEntry(description, learner, f"{learner}Settings", defaults)
+
+
+def _abml(description: str, **defaults: Any) -> LearnerEntry:
+    """Amortised Bayesian meta-learning or its relative."""
+    learner = "metarl.fewshot.learners.abml:ABML"
+    return LearnerEntry(description, learner, f"{learner}Settings", defaults)
+
+
 LEARNERS: dict[str, LearnerEntry] = {
     "protonet": LearnerEntry(
         "nearest mean of the support's embeddings (Snell et al. 2017)",
         make="metarl.fewshot.learners.protonet:ProtoNet",
         settings="metarl.fewshot.learners.protonet:ProtoNetSettings",
+    ),
+    "maml": _maml("a network that a few gradient steps fit to a task (Finn et al. 2017)"),
+    "fomaml": _maml("first-order MAML: inner gradients as constants", first_order=True),
+    "anil": _maml("MAML whose last layer alone adapts (Raghu et al. 2020)", adapts="head", num_inner_steps=5),
+    "meta-sgd": _maml("MAML with a learned step size for each weight (Li et al. 2017)", step_sizes="parameter"),
+    "maml++": _maml(
+        "MAML with a loss after every step and step sizes for each layer and step (Antoniou et al. 2019)",
+        step_sizes="layer",
+        num_inner_steps=5,
+        inner_lr=0.1,
+        multi_step_share=0.5,
+    ),
+    "proto-maml": _maml(
+        "MAML whose last layer starts from prototypes (Triantafillou et al. 2020)",
+        head="prototypes",
+        num_inner_steps=3,
+        inner_lr=0.02,
+    ),
+    "ml3": _maml(
+        "MAML whose inner steps descend on a learned loss (Bechtle et al. 2020)",
+        inner_loss="weighted-error",
+        num_inner_steps=3,
+    ),
+    "reptile": LearnerEntry(
+        "moves the initialisation towards the adapted weights (Nichol et al. 2018)",
+        make="metarl.fewshot.learners.reptile:Reptile",
+        settings="metarl.fewshot.learners.reptile:ReptileSettings",
+    ),
+    "abml": _abml("normal distributions over weights, fitted to a task by gradients (Ravi and Beatson 2019)"),
+    "vampire": _abml(
+        "the same, meta-trained on the queries' likelihood alone (Nguyen et al. 2020)",
+        outer_data="query",
+        outer_kl_coef=0.0,
+    ),
+    "bmaml": LearnerEntry(
+        "particles that Stein variational gradient descent fits to a task (Yoon et al. 2018)",
+        make="metarl.fewshot.learners.bmaml:BMAML",
+        settings="metarl.fewshot.learners.bmaml:BMAMLSettings",
+        defaults={"num_inner_steps": 5},
+    ),
+    "platipus": LearnerEntry(
+        "a random initialisation, drawn before the gradient steps (Finn et al. 2018)",
+        make="metarl.fewshot.learners.platipus:Platipus",
+        settings="metarl.fewshot.learners.platipus:PlatipusSettings",
+    ),
+    "cnp": LearnerEntry(
+        "conditional neural process: one network reads the support as a set (Garnelo et al. 2018)",
+        make="metarl.fewshot.learners.cnp:CNP",
+        settings="metarl.fewshot.learners.cnp:CNPSettings",
     ),
 }
 
