@@ -263,8 +263,8 @@ def learning_rate(config: FewShotConfig, update: int, progress: float) -> float:
 def _keep_freed_memory() -> None:
     """Let the C library keep what is freed for the next update, instead of giving it back page by page.
 
-    Activations of an update are blocks of megabytes, which glibc maps anew for every tensor; the kernel then clears their
-    pages, which took a quarter of the time of a convolutional network on the CPU. Nothing is done where there is no glibc.
+    Activations of an update are blocks of megabytes, which glibc maps anew for every tensor; the kernel then clears
+    their pages, which took a quarter of the time of a convolutional network on the CPU. Without glibc nothing is done.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
