@@ -51,13 +51,16 @@ _AUTO = {3: "conv4", 2: "conv1d", 1: "mlp"}
 _KIND = {3: "images (C, H, W)", 2: "signals (C, L)", 1: "features (F,)"}
 
 
-def make_encoder(settings: EncoderSettings, x_shape: tuple[int, ...], generator: torch.Generator) -> Encoder:
+def make_encoder(
+    settings: EncoderSettings, x_shape: tuple[int, ...], generator: torch.Generator, *, num_halved: int = 4
+) -> Encoder:
     """Make the encoder of a learner.
 
     Args:
         settings: of the learner.
         x_shape: X, the shape of one sample.
         generator: of the initial weights, on the CPU.
+        num_halved: how many of the four blocks of an image encoder halve.
 
     Returns:
         A module with `embedding_dim`, D.
@@ -81,7 +84,7 @@ def make_encoder(settings: EncoderSettings, x_shape: tuple[int, ...], generator:
     elif name == "conv1d":
         encoder = Conv1d(x_shape, dim, norm=norm)
     else:
-        encoder = Conv4(x_shape, dim, norm=norm, is_strided=name == "conv4-strided")
+        encoder = Conv4(x_shape, dim, norm=norm, is_strided=name == "conv4-strided", num_halved=num_halved)
     initialise(encoder, generator)
     return encoder
 
@@ -118,7 +121,7 @@ class Conv4(nn.Module):
             is_halved = index < num_halved
             stride = 2 if is_halved and is_strided else 1
             inputs = channels if index == 0 else hidden_dim
-            blocks += [nn.Conv2d(inputs, hidden_dim, 3, stride, padding=1), *_norm(hidden_dim, norm, 2)]
+            blocks += [nn.Conv2d(inputs, hidden_dim, 3, stride, padding=1), *norm_layers(hidden_dim, norm, 2)]
             if is_halved:
                 rounded = 1 if is_strided else 0
                 height, width = (height + rounded) // 2, (width + rounded) // 2
@@ -167,7 +170,7 @@ class Conv1d(nn.Module):
         blocks: list[nn.Module] = []
         for index in range(4):
             convolution = nn.Conv1d(channels if index == 0 else hidden_dim, hidden_dim, kernel_size, padding="same")
-            blocks += [convolution, *_norm(hidden_dim, norm, 1), nn.MaxPool1d(2), nn.ReLU()]
+            blocks += [convolution, *norm_layers(hidden_dim, norm, 1), nn.MaxPool1d(2), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.map_shape = (hidden_dim, length // 16)
         self.embedding_dim = hidden_dim
@@ -194,7 +197,7 @@ class Mlp(nn.Module):
         super().__init__()
         blocks: list[nn.Module] = []
         for inputs in (in_dim, hidden_dim):
-            blocks += [nn.Linear(inputs, hidden_dim), *_norm(hidden_dim, norm, 0), nn.ReLU()]
+            blocks += [nn.Linear(inputs, hidden_dim), *norm_layers(hidden_dim, norm, 0), nn.ReLU()]
         self.blocks = nn.Sequential(*blocks)
         self.map_shape = (hidden_dim,)
         self.embedding_dim = hidden_dim
@@ -212,20 +215,25 @@ Encoder = Conv4 | Conv1d | Mlp
 
 
 def initialise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of all linear and convolutional layers again, from a generator.
+    """Draw the weights of all linear, convolutional and recurrent layers again, from a generator.
 
-    The distributions are torch's own: weight and bias uniform in +-1 / sqrt(fan_in).
+    The distributions are torch's own: uniform in +-1 / sqrt(fan_in), of recurrent layers +-1 / sqrt(units).
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d):
-            bound = 1 / math.sqrt(layer.weight[0].numel())
-            with torch.no_grad():
-                layer.weight.uniform_(-bound, bound, generator=generator)
-                if layer.bias is not None:
-                    layer.bias.uniform_(-bound, bound, generator=generator)
+            fan_in = layer.weight[0].numel()
+        elif isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+            fan_in = layer.hidden_size
+        else:
+            continue
+        bound = 1 / math.sqrt(fan_in)
+        with torch.no_grad():
+            for parameter in layer.parameters(recurse=False):
+                parameter.uniform_(-bound, bound, generator=generator)
 
 
-def _norm(channels: int, norm: Norm, space_dims: int) -> list[nn.Module]:
+def norm_layers(channels: int, norm: Norm, space_dims: int) -> list[nn.Module]:
+    """The normalisation of activations (N, C, *space), at most one layer."""
     if norm == "none":
         return []
     if norm == "group":

@@ -52,6 +52,21 @@ LEARNERS: dict[str, LearnerEntry] = {
         make="metarl.fewshot.learners.protonet:ProtoNet",
         settings="metarl.fewshot.learners.protonet:ProtoNetSettings",
     ),
+    "matching": LearnerEntry(
+        "attention over the support's labels (Vinyals et al. 2016)",
+        make="metarl.fewshot.learners.matching:Matching",
+        settings="metarl.fewshot.learners.matching:MatchingSettings",
+    ),
+    "relation": LearnerEntry(
+        "a learned comparison of query and class (Sung et al. 2018)",
+        make="metarl.fewshot.learners.relation:Relation",
+        settings="metarl.fewshot.learners.relation:RelationSettings",
+    ),
+    "gnn": LearnerEntry(
+        "labels travel along learned edges of a graph (Garcia and Bruna 2018)",
+        make="metarl.fewshot.learners.gnn:GNN",
+        settings="metarl.fewshot.learners.gnn:GNNSettings",
+    ),
     "maml": _maml("a network that a few gradient steps fit to a task (Finn et al. 2017)"),
     "fomaml": _maml("first-order MAML: inner gradients as constants", first_order=True),
     "anil": _maml("MAML whose last layer alone adapts (Raghu et al. 2020)", adapts="head", num_inner_steps=5),
