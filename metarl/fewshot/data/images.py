@@ -24,14 +24,18 @@ def decode(content: bytes, name: str, data_set: str, size: int, is_grey: bool) -
         with Image.open(io.BytesIO(content)) as image:
             converted = image.convert("L" if is_grey else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{data_set}: image {name} cannot be read ({error}). Use --skip-broken to go on without it.") from error
+        raise DataError(
+            f"{data_set}: image {name} cannot be read ({error}). Use --skip-broken to go on without it."
+        ) from error
     if converted.size != (size, size):
         converted = converted.resize((size, size), Image.Resampling.BILINEAR)
     array = np.asarray(converted)
     return torch.from_numpy(array.copy()).reshape(size, size, -1).permute(2, 0, 1)
 
 
-def decode_all(names: Sequence[str], decode_one: Callable[[str], Tensor], skips_broken: bool) -> tuple[Tensor, list[str]]:
+def decode_all(
+    names: Sequence[str], decode_one: Callable[[str], Tensor], skips_broken: bool
+) -> tuple[Tensor, list[str]]:
     """Decode samples one by one.
 
     Args:

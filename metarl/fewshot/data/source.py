@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ class Files:
         origin: for messages: where they are.
         names: relative names, sorted.
         fingerprint: changes when the files do; of names, sizes and times of change.
+        read: relative name -> bytes; raises DataError.
     """
 
     origin: Path
@@ -141,7 +143,9 @@ def download(remote: Remote, folder: Path, data_set: str) -> Path:
     return path
 
 
-def open_files(data_set: str, folder: Path, suffixes: tuple[str, ...], archives: Iterable[str]) -> Files:
+def open_files(
+    data_set: str, folder: Path, suffixes: tuple[str, ...], archives: Iterable[str], pattern: str = ""
+) -> Files:
     """The files with some suffixes in a folder, or else in the zip archives that lie in it.
 
     Args:
@@ -149,6 +153,7 @@ def open_files(data_set: str, folder: Path, suffixes: tuple[str, ...], archives:
         folder: where to look, at any depth; hidden files are left out.
         suffixes: such as (".png",).
         archives: zip files to look into where the folder holds no such file itself.
+        pattern: regular expression that is found in the relative names of all files that count.
 
     Raises:
         DataError: there are none, or an archive is damaged.
@@ -156,21 +161,24 @@ def open_files(data_set: str, folder: Path, suffixes: tuple[str, ...], archives:
     found = {
         str(path.relative_to(folder)): path
         for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes and path.is_file() and not any(p.startswith(".") for p in path.parts)
+        if path.suffix.lower() in suffixes
+        and re.search(pattern, path.relative_to(folder).as_posix())
+        and path.is_file()
+        and not path.name.startswith(".")
     }
     if found:
 
         def read(name: str) -> bytes:
             return found[name].read_bytes()
 
-        return Files(folder, tuple(found), _fingerprint(found.values()), read)
+        return Files(folder, tuple(found), _fingerprint(folder, found.values()), read)
     wanted = list(archives)
     present = [folder / archive for archive in wanted if (folder / archive).is_file()]
     if len(present) < len(wanted):
         missing = ", ".join(a for a in wanted if folder / a not in present)
         kinds = " or ".join(f"*{suffix}" for suffix in suffixes)
         raise DataError(f"{data_set}: {folder} holds neither {kinds} nor {missing}. Name the right --data-dir.")
-    return _open_archives(data_set, folder, suffixes, present)
+    return _open_archives(data_set, folder, suffixes, present, pattern)
 
 
 def content_digest(files: Files, names: Iterable[str]) -> str:
@@ -181,15 +189,17 @@ def content_digest(files: Files, names: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _open_archives(data_set: str, folder: Path, suffixes: tuple[str, ...], paths: list[Path]) -> Files:
+def _open_archives(data_set: str, folder: Path, suffixes: tuple[str, ...], paths: list[Path], pattern: str) -> Files:
     members: dict[str, tuple[zipfile.ZipFile, str]] = {}
     for path in paths:
         try:
             archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as error:
-            raise DataError(f"{data_set}: {path} is no whole zip archive ({error}). Delete it and try again.") from error
+            raise DataError(
+                f"{data_set}: {path} is no whole zip archive ({error}). Delete it and try again."
+            ) from error
         for name in archive.namelist():
-            if Path(name).suffix.lower() in suffixes:
+            if Path(name).suffix.lower() in suffixes and re.search(pattern, name):
                 members[name] = (archive, name)
 
     def read(name: str) -> bytes:
@@ -199,21 +209,15 @@ def _open_archives(data_set: str, folder: Path, suffixes: tuple[str, ...], paths
         except (zipfile.BadZipFile, OSError, zlib.error) as error:
             raise DataError(f"{data_set}: {name} in {archive.filename} is damaged ({error}).") from error
 
-    return Files(folder, tuple(sorted(members)), _fingerprint(paths), read)
+    if not members:
+        listed = ", ".join(path.name for path in paths)
+        raise DataError(f"{data_set}: {listed} in {folder} holds no file of this data set. Name the right --data-dir.")
+    return Files(folder, tuple(sorted(members)), _fingerprint(folder, paths), read)
 
 
-def _fingerprint(paths: Iterable[Path]) -> str:
+def _fingerprint(folder: Path, paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
     for path in sorted(paths):
         status = path.stat()
-        digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        digest.update(f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def by_parent(names: Iterable[str]) -> Mapping[str, list[str]]:
-    """Names of files grouped by the folder they lie in."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(str(Path(name).parent), []).append(name)
-    return groups
-
