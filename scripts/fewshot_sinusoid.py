@@ -3,7 +3,8 @@
 Amplitude uniform in [0.1, 5], phase in [0, pi], input in [-5, 5]; a ReLU network of 1-40-40-1 units, one inner step
 of 0.01 in meta-training, 25 tasks per update, Adam 1e-3; judged on 600 unseen sines, 100 points each, the same for
 all learners and seeds. As many query points as support points in meta-training, as published. Intervals are 1.96
-standard errors over tasks.
+standard errors over tasks. A neural process takes no steps and has one number. "all tasks" is the same network trained
+on all tasks at once, which no step of meta-training prepares for.
 
     python scripts/fewshot_sinusoid.py --learners maml --shots 5           # 3 minutes on one thread
     python scripts/fewshot_sinusoid.py --quick                             # does it run? seconds, into runs/quick/
@@ -24,17 +25,19 @@ from _measure import RESULTS, save, show
 from torch import Tensor
 
 from metarl.fewshot.learners import default_settings, make_learner
+from metarl.fewshot.learners.cnp import CNP
 from metarl.fewshot.types import Episode, FollowsProgress, UpdatesItself
 from metarl.losses.sines import sample_sines
 from metarl.seeding import make_generator
 
-LEARNERS = ("maml", "fomaml", "anil", "meta-sgd", "maml++", "reptile", "abml", "bmaml", "platipus")
+LEARNERS = ("all tasks", "maml", "fomaml", "anil", "meta-sgd", "maml++", "reptile", "abml", "bmaml", "platipus", "cnp")
 SETTINGS: dict[str, dict[str, Any]] = {
+    "all tasks": {"num_inner_steps": 0},
     "reptile": {"num_inner_steps": 5, "inner_lr": 0.02, "inner_optimizer": "sgd", "minibatch_size": 0, "outer_lr": 0.5},
     "maml++": {"num_inner_steps": 5, "inner_lr": 0.01},
     "anil": {"num_inner_steps": 1},
     "bmaml": {"num_inner_steps": 1, "adapts": "all"},
-    "abml": {"inner_kl_coef": 0.0},
+    "cnp": {"targets": "numbers"},
 }
 STEPS = (0, 1, 5, 10)
 NUM_TASKS, NUM_QUERIES = 600, 100
@@ -68,16 +71,21 @@ def main() -> None:
         arguments.out,
         {"name": "fewshot-sinusoid", "iterations": arguments.iterations, "published": PUBLISHED, "runs": runs},
     )
-    rows = [(r["learner"], str(r["shots"]), str(r["seed"]), *map(interval, r["mse"], r["ci95"])) for r in runs]
+    rows = []
+    for r in runs:
+        found = [interval(mean, half) for mean, half in zip(r["mse"], r["ci95"], strict=True)]
+        found = ["-"] * (len(STEPS) - len(found)) + found
+        rows.append((r["learner"], str(r["shots"]), str(r["seed"]), *found))
     title = f"mean squared error on {NUM_TASKS} unseen sines, {arguments.iterations} updates"
     show(title, ("learner", "points", "seed", *(f"{step} steps" for step in STEPS)), rows)
 
 
 def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> dict[str, Any]:
     """Meta-train one learner and judge it."""
-    changes = {"hidden_dim": 40, "norm": "none", "inner_lr": inner_lr} | SETTINGS.get(name, {})
-    settings = replace(default_settings(name), **changes)
-    learner: Any = make_learner(name, settings, (1,), 1, make_generator(seed, "weights"))
+    adapts = {} if name == "cnp" else {"inner_lr": inner_lr}
+    changes = {"hidden_dim": 40, "norm": "none"} | adapts | SETTINGS.get(name, {})
+    kind = "maml" if name == "all tasks" else name
+    learner: Any = make_learner(kind, replace(default_settings(kind), **changes), (1,), 1, make_generator(seed, "weights"))
     optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=1e-3)
     tasks, noise = make_generator(seed, "train sines"), make_generator(seed, "learner")
     started = time.process_time()
@@ -105,14 +113,14 @@ def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> d
 def judge(learner: Any, shots: int) -> Mapping[str, list[float]]:
     """Mean squared errors after each of `STEPS`, and half the width of their intervals."""
     episode = sines(NUM_TASKS, shots, NUM_QUERIES, make_generator(0, "test sines"))
-    errors = []
-    for step in STEPS:
-        predicted = learner.predict(episode, make_generator(0, "test noise"), step)  # (B, Q, 1)
-        errors.append((predicted - episode.query_y).square().mean((1, 2)))  # (B,)
-    of_tasks = torch.stack(errors)  # (steps, B)
+    if isinstance(learner, CNP):
+        predictions = [learner.predict_numbers(episode).mean]  # (B, Q, 1)
+    else:
+        predictions = [learner.predict(episode, make_generator(0, "test noise"), step) for step in STEPS]
+    errors = torch.stack([(p - episode.query_y).square().mean((1, 2)) for p in predictions])  # (steps, B)
     return {
-        "mse": of_tasks.mean(1).tolist(),
-        "ci95": (1.96 * of_tasks.std(1) / math.sqrt(NUM_TASKS)).tolist(),
+        "mse": errors.mean(1).tolist(),
+        "ci95": (1.96 * errors.std(1) / math.sqrt(NUM_TASKS)).tolist(),
     }
 
 

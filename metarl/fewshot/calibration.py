@@ -30,12 +30,12 @@ class Bin(NamedTuple):
     Attributes:
         confidence: mean probability of the likeliest class, of the predictions in it.
         accuracy: share of them that were right.
-        count: how many they are, at least one.
+        num_predictions: how many they are, at least one.
     """
 
     confidence: float
     accuracy: float
-    count: int
+    num_predictions: int
 
 
 def query_nll(log_probs: Tensor, episode: Episode) -> Tensor:
@@ -95,8 +95,8 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
     Source: Guo et al. 2017, eq. 3.
     """
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)
+    total = sum(b.num_predictions for b in bins)
+    return sum(b.num_predictions * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)
 
 
 def calibration_floor(bins: Sequence[Bin]) -> float:
@@ -105,8 +105,8 @@ def calibration_floor(bins: Sequence[Bin]) -> float:
     E|accuracy - p| of n draws is about sqrt(2 p (1 - p) / (pi n)), the mean absolute value of a normal number. See
     Kumar et al. 2019, "Verified Uncertainty Calibration", section 4, on this bias.
     """
-    total = sum(b.count for b in bins)
-    deviations = (b.count * math.sqrt(2 / math.pi * b.confidence * (1 - b.confidence) / b.count) for b in bins)
+    total = sum(b.num_predictions for b in bins)
+    deviations = (math.sqrt(2 / math.pi * b.confidence * (1 - b.confidence) * b.num_predictions) for b in bins)
     return sum(deviations) / max(1, total)
 
 

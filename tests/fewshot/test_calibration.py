@@ -59,7 +59,7 @@ def test_a_reliability_diagram_by_hand():
     confidence = torch.tensor([0.55, 0.6, 0.95, 1.0, 0.91])
     is_right = torch.tensor([True, False, True, True, False])
     bins = reliability_bins(confidence, is_right, num_bins=10)
-    assert [b.count for b in bins] == [2, 3]  # (0.5, 0.6] and (0.9, 1]
+    assert [b.num_predictions for b in bins] == [2, 3]  # (0.5, 0.6] and (0.9, 1]
     assert bins[0][:2] == pytest.approx((0.575, 0.5)) and bins[1][:2] == pytest.approx((2.86 / 3, 2 / 3))
     assert calibration_error(bins) == pytest.approx((0.15 + 0.86) / 5)
 

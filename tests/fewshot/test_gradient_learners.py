@@ -10,6 +10,7 @@ from metarl.fewshot.learners import default_settings, make_learner, settings_typ
 from metarl.fewshot.learners.gradient import InnerSettings
 from metarl.fewshot.learners.maml import MAMLSettings, prototype_head
 from metarl.fewshot.tasks import tasks_of
+from metarl.fewshot.types import Episode
 from tests.fewshot.clusters import DIM, NUM_WAYS, cluster_episode
 
 SMALL = {"norm": "none", "hidden_dim": 12}
@@ -331,3 +332,44 @@ def test_tasks_of_another_number_of_ways_are_refused():
 def test_relatives_of_maml_are_settings_of_one_learner():
     assert all(issubclass(settings_type(name), InnerSettings) for name in BY_GRADIENTS)
     assert len({settings_type(name) for name in ("maml", "fomaml", "anil", "meta-sgd", "maml++", "ml3")}) == 1
+
+
+def number_episode(num_tasks, draws, dtype=torch.float32):
+    """Lines y = a + x of two outputs; four points to see."""
+    offset = torch.randn(num_tasks, 1, 2, generator=draws, dtype=dtype)
+
+    def part(count):
+        x = torch.randn(num_tasks, count, 1, generator=draws, dtype=dtype)
+        return x, x + offset, torch.ones(num_tasks, count, dtype=torch.bool)
+
+    return Episode(*part(4), *part(8), num_ways=2)
+
+
+def number_process(dtype=torch.float32):
+    settings = replace(default_settings("cnp"), targets="numbers", **SMALL)
+    return make_learner("cnp", settings, (1,), 2, generator()).to(dtype)
+
+
+def test_a_neural_process_of_numbers_is_judged_by_their_normal_distribution():
+    learner, episode = number_process(torch.float64), number_episode(3, generator(1), torch.float64)
+    mean, std = learner.predict_numbers(episode)
+    expected = -torch.distributions.Normal(mean, std).log_prob(episode.query_y).mean()
+    torch.testing.assert_close(learner.loss(episode, generator())[0], expected)
+    assert mean.shape == std.shape == episode.query_y.shape and std.min() > 0.1
+    gradient, difference = slopes(learner, episode)
+    assert gradient == pytest.approx(difference, rel=3e-5)
+
+
+def test_a_neural_process_learns_lines_and_how_sure_it_can_be():
+    learner, draws = number_process(), generator(1)
+    optimizer = torch.optim.Adam(learner.parameters(), lr=3e-3)
+    for _ in range(200):
+        loss, _ = learner.loss(number_episode(16, draws), draws)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    test = number_episode(500, generator(9))
+    mean, std = learner.predict_numbers(test)
+    error = mean - test.query_y
+    assert float(error.square().mean()) < 0.05  # 1 for one that knows x alone
+    assert 0.6 < float((error / std).square().mean()) < 1.7
