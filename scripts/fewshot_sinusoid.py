@@ -85,7 +85,9 @@ def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> d
     adapts = {} if name == "cnp" else {"inner_lr": inner_lr}
     changes = {"hidden_dim": 40, "norm": "none"} | adapts | SETTINGS.get(name, {})
     kind = "maml" if name == "all tasks" else name
-    learner: Any = make_learner(kind, replace(default_settings(kind), **changes), (1,), 1, make_generator(seed, "weights"))
+    learner: Any = make_learner(
+        kind, replace(default_settings(kind), **changes), (1,), 1, make_generator(seed, "weights")
+    )
     optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=1e-3)
     tasks, noise = make_generator(seed, "train sines"), make_generator(seed, "learner")
     started = time.process_time()

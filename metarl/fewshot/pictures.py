@@ -51,8 +51,8 @@ def reliability_diagram(path: Path, evaluations: Sequence[FewShotEvaluation]) ->
             diagram.plot(
                 confidence, [b.accuracy for b in e.bins], marker=marker, markersize=4, color=color, label=label
             )
-            total = sum(b.count for b in e.bins)
-            histogram.plot(confidence, [b.count / total for b in e.bins], color=color, marker=marker, markersize=3)
+            counts = np.array([count for _, _, count in e.bins])
+            histogram.plot(confidence, counts / counts.sum(), color=color, marker=marker, markersize=3)
         diagram.set(title=kind, xlim=(0, 1), ylim=(0, 1))
         diagram.legend(frameon=False, fontsize=8)
         histogram.set(xlabel="confidence", ylim=(0, None))
@@ -146,7 +146,7 @@ def _sample(panel: Axes, x: Tensor) -> None:
     elif values.ndim == 3:
         panel.imshow(values[0], cmap="gray_r", vmin=0, vmax=1)
     elif values.ndim == 2:
-        panel.imshow(values, aspect="auto", origin="lower", cmap="magma")
+        panel.imshow(values, aspect="auto", origin="lower", cmap="magma", vmin=-2.5, vmax=2.5)
     else:
         panel.plot(values, linewidth=0.8)
 
