@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from metarl.errors import ConfigError, UnknownNameError
 from metarl.options import (
@@ -28,6 +25,7 @@ from metarl.options import (
     parse,
     peek,
 )
+from metarl.printing import check_writable, console, print_table
 
 if TYPE_CHECKING:
     from metarl.evaluate import Evaluation
@@ -35,11 +33,14 @@ if TYPE_CHECKING:
 
 _MAX_WIDTH = 120
 _RECORDED_INNER_STEPS = 3
-_console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def train(arguments: list[str]) -> int:
     """`metarl train`."""
+    if _names_few_shot_learner(arguments):
+        from metarl.fewshot import commands as few_shot
+
+        return few_shot.train(arguments)
     from metarl.config import RunConfig
     from metarl.run import resolve_device
     from metarl.train import train as run_training
@@ -65,12 +66,16 @@ def train(arguments: list[str]) -> int:
         validate_every=options.validate_every,
     )
     state = "finished" if outcome.finished else "stopped, go on with --resume"
-    _console.print(f"{state}: {outcome.env_steps:,} environment steps in {outcome.folder}")
+    console.print(f"{state}: {outcome.env_steps:,} environment steps in {outcome.folder}")
     return outcome.exit_code
 
 
 def evaluate(arguments: list[str]) -> int:
     """`metarl evaluate`."""
+    if _names_few_shot_run(arguments):
+        from metarl.fewshot import commands as few_shot
+
+        return few_shot.evaluate(arguments)
     options = parse(EvaluateOptions, "evaluate", arguments)
 
     from metarl.evaluate import axis_of, metrics_table, table
@@ -90,8 +95,8 @@ def evaluate(arguments: list[str]) -> int:
         _refuse_another_env(run, other)
     json_path = options.json or run.path / f"{name}.json"
     plot_path = options.plot or run.path / f"{name}.png"
-    _check_writable(json_path, "--json")
-    _check_writable(plot_path, "--plot")
+    check_writable(json_path, "--json")
+    check_writable(plot_path, "--plot")
     protocol: dict[str, Any] = {
         "split": options.split,
         "num_tasks": options.num_tasks,
@@ -121,10 +126,10 @@ def evaluate(arguments: list[str]) -> int:
     write_json(json_path, values)
     picture, _ = adaptation_curve(plot_path, evaluations, **axis_of(evaluations[first].adapts_by))
     # Last, because a reader that leaves early, as `head` does, ends the program.
-    _print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
+    print_table(table(evaluations), f"{run.spec.name}, {options.num_tasks} tasks of split {options.split}")
     if rows := metrics_table(evaluations):
-        _print_table(rows, "means over tasks")
-    _console.print(f"wrote {json_path} and {picture}")
+        print_table(rows, "means over tasks")
+    console.print(f"wrote {json_path} and {picture}")
     return 0
 
 
@@ -147,7 +152,7 @@ def compare(arguments: list[str]) -> int:
     for other in runs[1:]:
         _refuse_another_env(runs[0], other)
     json_path = options.out.with_suffix(".json")
-    _check_writable(options.out, "--out")
+    check_writable(options.out, "--out")
     evaluations: dict[str, Evaluation] = {}
     for run in runs:
         _scale_later_steps(run, options.later_step_scale)
@@ -174,8 +179,8 @@ def compare(arguments: list[str]) -> int:
     write_json(json_path, values)
     title = f"{runs[0].spec.name}, {options.num_tasks} tasks of split {options.split}"
     picture, _ = budget_curve(options.out, curves, title=title)
-    _print_table(table(evaluations), title)
-    _console.print(f"wrote {json_path} and {picture}")
+    print_table(table(evaluations), title)
+    console.print(f"wrote {json_path} and {picture}")
     return 0
 
 
@@ -192,7 +197,7 @@ def record(arguments: list[str]) -> int:
     run = load_run(options.run, options.device)
     require_body(run.spec)
     out = options.out or Path("videos") / f"{run.config.algorithm}-{run.config.env}.mp4"
-    _check_writable(out, "--out")
+    check_writable(out, "--out")
     _scale_later_steps(run, options.later_step_scale)
     by_inner_steps = samples_support(run.learner)
     num_episodes = _num_episodes(run, options.episodes)
@@ -214,7 +219,7 @@ def record(arguments: list[str]) -> int:
         speed=options.speed,
         render_backend=options.render_backend,
     )
-    _console.print(
+    console.print(
         f"wrote {recording.path}: {recording.num_frames} frames of {recording.width}x{recording.height} "
         f"at {float(recording.fps):g} per second, drawn with {recording.backend}"
     )
@@ -235,7 +240,7 @@ def explain(arguments: list[str]) -> int:
         )
     run = load_run(options.run, options.device)
     out = options.out or run.path / "explain"
-    _check_writable(out / "index.html", "--out")
+    check_writable(out / "index.html", "--out")
     path = write_explanation(
         run,
         out,
@@ -244,7 +249,7 @@ def explain(arguments: list[str]) -> int:
         skips_formula=options.skip_formula,
         seed=options.seed,
     )
-    _console.print(f"wrote {path} and its numbers, {path.with_name('explain.json')}")
+    console.print(f"wrote {path} and its numbers, {path.with_name('explain.json')}")
     return 0
 
 
@@ -254,8 +259,8 @@ def list_names(arguments: list[str]) -> int:
 
     from metarl.listing import details, overview
 
-    width = min(_console.width, _MAX_WIDTH)
-    _console.print(details(options.name, width) if options.name else overview(width))
+    width = min(console.width, _MAX_WIDTH)
+    console.print(details(options.name, width) if options.name else overview(width))
     return 0
 
 
@@ -267,6 +272,23 @@ def doctor(arguments: list[str]) -> int:
 
     Console().print(as_table(report()))
     return 0
+
+
+def _names_few_shot_learner(arguments: Sequence[str]) -> bool:
+    """Whether a training is one on a data set: it names one, or an algorithm that there is for nothing else."""
+    from metarl import learners
+    from metarl.fewshot import learners as few_shot
+
+    if peek(arguments, "--data") is not None:
+        return True
+    only_there = set(few_shot.names()) - set(learners.names())
+    return bool(arguments) and arguments[0] in only_there and peek(arguments, "--env") is None
+
+
+def _names_few_shot_run(arguments: Sequence[str]) -> bool:
+    from metarl.fewshot.run import is_few_shot_run
+
+    return any(is_few_shot_run(Path(a)) for a in arguments[:1] if not a.startswith("-"))
 
 
 def _train_defaults(arguments: Sequence[str]) -> TrainOptions:
@@ -332,18 +354,6 @@ def _label(run: LoadedRun, taken: Collection[str]) -> str:
     return next(name for name in [*names, *numbered] if name not in taken)
 
 
-def _check_writable(path: Path, option: str) -> None:
-    """Make the folder of a file that is to be written, and fail now rather than after the work."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}. Choose another {option}.") from error
-    if path.is_dir():
-        raise ConfigError(f"cannot write {path}: it is a folder. Name a file in it with {option}.")
-
-
 def _env_options(pairs: Sequence[str]) -> dict[str, Any]:
     options = {}
     for pair in pairs:
@@ -362,7 +372,7 @@ def _num_episodes(run: LoadedRun, asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise ConfigError(f"a trial has at least one episode, got {asked}.")
     if asked is not None and getattr(run.config.settings, "memory", True) and asked > trained:
-        _console.print(f"note: trials of {asked} episodes; {run.path} was trained on trials of {trained}.")
+        console.print(f"note: trials of {asked} episodes; {run.path} was trained on trials of {trained}.")
     return trained if asked is None else asked
 
 
@@ -379,13 +389,3 @@ def _scale_later_steps(run: LoadedRun, scale: float | None) -> None:
     if not 0 <= scale < math.inf:
         raise ConfigError(f"--later-step-scale must be finite and not negative, got {scale}.")
     run.learner.later_step_scale = scale
-
-
-def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    shown = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
-    for position, name in enumerate(rows[0][i] for i in shown):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0, overflow="fold")
-    for row in rows[1:]:
-        table.add_row(*(row[i] for i in shown))
-    _console.print(table)

@@ -46,6 +46,10 @@ class CheckpointError(MetarlError):
     """A run folder or checkpoint that is missing, damaged, foreign or in use."""
 
 
+class DataError(MetarlError):
+    """A data set that is missing, broken, of another kind than expected, or cannot be downloaded."""
+
+
 class DeviceError(MetarlError):
     """A device that this machine does not have."""
 

@@ -37,8 +37,10 @@ class MetricsLogger:
     Args:
         folder: the run's folder; gets `metrics.jsonl` and `events.out.tfevents.*`.
         resume_step: the update after which the run goes on, 0 for a new run.
-        total_env_steps: how many there will be in all, for the bar and the time left.
+        total: how many environment steps there will be in all, for the bar and the time left; of what `counted` counts.
         shown: the metric to show beside the speed.
+        counted: the metric that grows to `total`.
+        unit: what it counts, as one word.
         console: where to show it; True for standard error, False for nowhere.
         interval_s: seconds between lines where there is no terminal.
 
@@ -50,9 +52,11 @@ class MetricsLogger:
         self,
         folder: Path,
         resume_step: int,
-        total_env_steps: int,
+        total: int,
         *,
         shown: str = "return_last",
+        counted: str = "env_steps",
+        unit: str = "steps",
         console: bool | Console = True,
         interval_s: float = 10.0,
     ) -> None:
@@ -61,20 +65,20 @@ class MetricsLogger:
         if isinstance(console, bool):
             console = Console(stderr=True, quiet=not console)
         try:
-            env_steps = _cut_after(self._metrics_path, resume_step)
+            count = _cut_after(self._metrics_path, resume_step, counted)
             self._metrics = os.open(self._metrics_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             self._events = _EventFile(folder, resume_step)
         except OSError as error:
             raise self._unwritable(error) from error
-        self._watch = _Watch(console, shown, total_env_steps, env_steps, interval_s)
+        self._watch = _Watch(console, shown, counted, unit, total, count, interval_s)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Write the metrics of one update.
 
         Args:
             step: the update's number, larger than all before it.
-            metrics: {name: number}, with "env_steps", the environment steps so far in all worlds together. NaN and
-                infinities become null in the JSON line.
+            metrics: {name: number}, with what is `counted`: "env_steps", the environment steps so far in all worlds
+                together. NaN and infinities become null in the JSON line.
 
         Raises:
             CheckpointError: the disk is full; the last checkpoint is untouched.
@@ -153,8 +157,8 @@ def _lines(path: Path, raw: bytes) -> list[tuple[dict[str, Any], bytes]]:
     return lines
 
 
-def _cut_after(path: Path, step: int) -> int:
-    """Drop the lines after a step, and a last line that was cut off, in one instant; the environment steps so far."""
+def _cut_after(path: Path, step: int, counted: str) -> int:
+    """Drop the lines after a step, and a last line that was cut off, in one instant; what was counted so far."""
     if not path.exists():
         if step > 0:
             logger.warning("%s is gone: the metrics up to update %d are lost.", path, step)
@@ -168,7 +172,7 @@ def _cut_after(path: Path, step: int) -> int:
     kept = b"".join(line for _, line in before)
     if kept != raw:
         replace_file(path, kept)
-    return int(last.get("env_steps") or 0)
+    return int(last.get(counted) or 0)
 
 
 def _number(value: Any) -> float:
@@ -204,32 +208,35 @@ class _EventFile:
 class _Watch:
     """A progress bar on a terminal, a line per interval elsewhere."""
 
-    def __init__(self, console: Console, shown: str, total_env_steps: int, env_steps: int, interval_s: float) -> None:
-        self._console, self._shown, self._total, self._interval_s = console, shown, total_env_steps, interval_s
-        self._started_at, self._started_with = time.monotonic(), env_steps
+    def __init__(
+        self, console: Console, shown: str, counted: str, unit: str, total: int, count: int, interval_s: float
+    ) -> None:
+        self._console, self._shown, self._total, self._interval_s = console, shown, total, interval_s
+        self._counted, self._unit = counted, unit
+        self._started_at, self._started_with = time.monotonic(), count
         self._next_line_at = self._started_at  # the first update is shown at once
         self._progress: Progress | None = None
         if console.is_terminal and not console.quiet:
             one_line = Column(no_wrap=True, overflow="ellipsis")
             columns = (BarColumn(16), TextColumn("{task.percentage:3.0f} %"), _Status(one_line))
             self._progress = Progress(*columns, console=console)
-            self._bar = self._progress.add_task("training", total=total_env_steps, completed=env_steps, status="")
+            self._bar = self._progress.add_task("training", total=total, completed=count, status="")
             self._progress.start()
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
-        now, env_steps = time.monotonic(), values["env_steps"]
-        finished = env_steps >= self._total
+        now, count = time.monotonic(), values[self._counted]
+        finished = count >= self._total
         if self._progress is None and now < self._next_line_at and not finished:
             return
         seconds = max(now - self._started_at, 1e-9)
-        speed = (env_steps - self._started_with) / seconds
-        left_s = (self._total - env_steps) / speed if speed > 0 else math.inf
+        speed = (count - self._started_with) / seconds
+        left_s = (self._total - count) / speed if speed > 0 else math.inf
         shown = [f"{self._shown} {values[self._shown]:.4g}"] if self._shown in values else []
-        status = [f"update {step}", f"{short(speed)} steps/s", *shown, f"{clock(left_s)} left"]
+        status = [f"update {step}", f"{short(speed)} {self._unit}/s", *shown, f"{clock(left_s)} left"]
         if self._progress is not None:
-            self._progress.update(self._bar, completed=env_steps, status="  ".join(status))
+            self._progress.update(self._bar, completed=count, status="  ".join(status))
             return
-        line = "  ".join([f"{short(env_steps)}/{short(self._total)} steps", *status])
+        line = "  ".join([f"{short(count)}/{short(self._total)} {self._unit}", *status])
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._next_line_at = now + self._interval_s
 

@@ -85,11 +85,10 @@ def adapt(
         samples: the support; `Samples`, or whatever the loss reads.
         loss: (parameters, samples) -> scalar.
         step_size: one for all, or by name (scalar or of the parameter's shape).
-        first_order: take the gradient as a constant when the result is differentiated.
+        first_order: take the gradient as a constant when the result is differentiated; its graph is not recorded.
     """
-    gradient = torch.func.grad(loss)(dict(parameters), samples)
-    if first_order:
-        gradient = {name: value.detach() for name, value in gradient.items()}
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
+        gradient = torch.func.grad(loss)(dict(parameters), samples)
     if isinstance(step_size, Mapping):
         return {name: value - step_size[name] * gradient[name] for name, value in parameters.items()}
     return {name: value - step_size * gradient[name] for name, value in parameters.items()}

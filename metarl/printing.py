@@ -1,0 +1,42 @@
+"""What commands print with, and whether what they will write can be written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from metarl.errors import ConfigError
+
+console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
+def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
+    """Print rows, of which the first is the header; columns of nothing but "-" are left out."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    shown = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+    for position, name in enumerate(rows[0][i] for i in shown):
+        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0, overflow="fold")
+    for row in rows[1:]:
+        table.add_row(*(row[i] for i in shown))
+    console.print(table)
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Make the folder of a file that is to be written, and fail now rather than after the work.
+
+    Raises:
+        ConfigError: it cannot be written; the message names the option.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}. Choose another {option}.") from error
+    if path.is_dir():
+        raise ConfigError(f"cannot write {path}: it is a folder. Name a file in it with {option}.")

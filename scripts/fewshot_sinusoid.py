@@ -1,0 +1,152 @@
+"""Sinusoid regression (Finn et al. 2017): the mean squared error after 0, 1, 5 and 10 gradient steps on a few points.
+
+Amplitude uniform in [0.1, 5], phase in [0, pi], input in [-5, 5]; a ReLU network of 1-40-40-1 units, one inner step
+of 0.01 in meta-training, 25 tasks per update, Adam 1e-3; judged on 600 unseen sines, 100 points each, the same for
+all learners and seeds. As many query points as support points in meta-training, as published. Intervals are 1.96
+standard errors over tasks. A neural process takes no steps and has one number. "all tasks" is the same network trained
+on all tasks at once, which no step of meta-training prepares for.
+
+    python scripts/fewshot_sinusoid.py --learners maml --shots 5           # 3 minutes on one thread
+    python scripts/fewshot_sinusoid.py --quick                             # does it run? seconds, into runs/quick/
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import RESULTS, save, show
+from torch import Tensor
+
+from metarl.fewshot.learners import default_settings, make_learner
+from metarl.fewshot.learners.cnp import CNP
+from metarl.fewshot.types import Episode, FollowsProgress, UpdatesItself
+from metarl.losses.sines import sample_sines
+from metarl.seeding import make_generator
+
+LEARNERS = ("all tasks", "maml", "fomaml", "anil", "meta-sgd", "maml++", "reptile", "abml", "bmaml", "platipus", "cnp")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "all tasks": {"num_inner_steps": 0},
+    "reptile": {"num_inner_steps": 5, "inner_lr": 0.02, "inner_optimizer": "sgd", "minibatch_size": 0, "outer_lr": 0.5},
+    "maml++": {"num_inner_steps": 5, "inner_lr": 0.01},
+    "anil": {"num_inner_steps": 1},
+    "bmaml": {"num_inner_steps": 1, "adapts": "all"},
+    "cnp": {"targets": "numbers"},
+}
+STEPS = (0, 1, 5, 10)
+NUM_TASKS, NUM_QUERIES = 600, 100
+PUBLISHED = {
+    "source": "Finn et al. 2017, appendix: 5 points, after 1, 5 and 10 steps",
+    "maml": [0.67, 0.38, 0.35],
+    "pretrained on all tasks": [2.41, 2.23, 2.19],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--learners", nargs="+", choices=LEARNERS, default=["maml"])
+    parser.add_argument("--shots", nargs="+", type=int, default=[5], help="points of a support")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--iterations", type=int, default=70_000, help="updates, of 25 tasks each")
+    parser.add_argument("--inner-lr", type=float, default=0.01)
+    parser.add_argument("--out", type=Path, default=RESULTS / "fewshot-sinusoid.json")
+    parser.add_argument("--quick", action="store_true", help="50 updates, into runs/quick/")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.quick:
+        arguments.iterations, arguments.out = 50, Path("runs/quick/fewshot-sinusoid.json")
+    runs = []
+    for shots in arguments.shots:
+        for name in arguments.learners:
+            for seed in arguments.seeds:
+                runs.append(run(name, shots, seed, arguments.iterations, arguments.inner_lr))
+                print(f"{name}, {shots} points, seed {seed}: {runs[-1]['cpu_s']:.0f} s", flush=True)
+    save(
+        arguments.out,
+        {"name": "fewshot-sinusoid", "iterations": arguments.iterations, "published": PUBLISHED, "runs": runs},
+    )
+    rows = []
+    for r in runs:
+        found = [interval(mean, half) for mean, half in zip(r["mse"], r["ci95"], strict=True)]
+        found = ["-"] * (len(STEPS) - len(found)) + found
+        rows.append((r["learner"], str(r["shots"]), str(r["seed"]), *found))
+    title = f"mean squared error on {NUM_TASKS} unseen sines, {arguments.iterations} updates"
+    show(title, ("learner", "points", "seed", *(f"{step} steps" for step in STEPS)), rows)
+
+
+def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> dict[str, Any]:
+    """Meta-train one learner and judge it."""
+    adapts = {} if name == "cnp" else {"inner_lr": inner_lr}
+    changes = {"hidden_dim": 40, "norm": "none"} | adapts | SETTINGS.get(name, {})
+    kind = "maml" if name == "all tasks" else name
+    learner: Any = make_learner(
+        kind, replace(default_settings(kind), **changes), (1,), 1, make_generator(seed, "weights")
+    )
+    optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=1e-3)
+    tasks, noise = make_generator(seed, "train sines"), make_generator(seed, "learner")
+    started = time.process_time()
+    for iteration in range(iterations):
+        episode = sines(25, shots, shots, tasks)
+        if isinstance(learner, FollowsProgress):
+            learner.set_progress(iteration / iterations)
+        if isinstance(learner, UpdatesItself):
+            learner.update(episode, noise)
+            continue
+        loss, _ = learner.loss(episode, noise)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {
+        "learner": name,
+        "shots": shots,
+        "seed": seed,
+        "settings": changes,
+        "cpu_s": time.process_time() - started,
+        **judge(learner, shots),
+    }
+
+
+def judge(learner: Any, shots: int) -> Mapping[str, list[float]]:
+    """Mean squared errors after each of `STEPS`, and half the width of their intervals."""
+    episode = sines(NUM_TASKS, shots, NUM_QUERIES, make_generator(0, "test sines"))
+    if isinstance(learner, CNP):
+        predictions = [learner.predict_numbers(episode).mean]  # (B, Q, 1)
+    else:
+        predictions = [learner.predict(episode, make_generator(0, "test noise"), step) for step in STEPS]
+    errors = torch.stack([(p - episode.query_y).square().mean((1, 2)) for p in predictions])  # (steps, B)
+    return {
+        "mse": errors.mean(1).tolist(),
+        "ci95": (1.96 * errors.std(1) / math.sqrt(NUM_TASKS)).tolist(),
+    }
+
+
+def sines(num_tasks: int, shots: int, queries: int, generator: torch.Generator) -> Episode:
+    """Tasks of `shots` support and `queries` query points."""
+    points = sample_sines(
+        num_tasks,
+        generator,
+        num_points=shots + queries,
+        amplitude=(0.1, 5.0),
+        phase_rad=(0.0, math.pi),
+        input_rad=(-5.0, 5.0),
+    )
+
+    def part(chosen: slice) -> tuple[Tensor, Tensor, Tensor]:
+        x, y = points.input[:, chosen], points.target[:, chosen]
+        return x, y, torch.ones(x.shape[:2], dtype=torch.bool)
+
+    return Episode(*part(slice(shots)), *part(slice(shots, None)), num_ways=1)
+
+
+def interval(mean: float, half_width: float) -> str:
+    return f"{mean:.2f} ± {half_width:.2f}"
+
+
+if __name__ == "__main__":
+    main()
