@@ -125,7 +125,7 @@ def test_every_gradient_learner_trains_goes_on_and_is_evaluated(tmp_path, algori
 
 @pytest.mark.parametrize("env", ["point-navigation", "bandit", "reach-planar"])
 @pytest.mark.parametrize("encoder_loss", ["dynamics", "focal", "prototypical", "rl"])
-def test_context_rl_trains_goes_on_and_is_evaluated(tmp_path, encoder_loss, env, capsys):
+def test_context_rl_trains_goes_on_and_is_evaluated(tmp_path, encoder_loss, env):
     out, command = tmp_path / "run", ["train", "context-rl", "--env", env, "--out", tmp_path / "run"]
     sizes = ["--num-worlds", 8, "--hidden-dim", 8, "--episodes-per-trial", 2, "--validate-every", 1]
     sizes += [] if env == "bandit" else ["--env-options", "horizon=5"]
@@ -133,7 +133,6 @@ def test_context_rl_trains_goes_on_and_is_evaluated(tmp_path, encoder_loss, env,
     assert run(*command, *sizes, *kind, "--encoder-loss", encoder_loss, "--total-steps", 480) == 0
     assert run(*command, "--resume") == 0
     assert run("evaluate", out, "--num-tasks", 3, "--prototypes") == 0
-    assert "prototypes" in capsys.readouterr().out
     values = json.loads((out / "evaluation.json").read_text())
     assert "prototypes" in values["references"]
     if env == "reach-planar":

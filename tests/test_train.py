@@ -17,8 +17,8 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError
-from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.context_rl import ContextConfig
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPOConfig
 from metarl.learners.promp import ProMPConfig
 from metarl.learners.reptile import ReptileConfig
