@@ -85,6 +85,8 @@ class EvaluateOptions:
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
     """Sample actions instead of taking the likeliest, as gradient learners and some environments do anyway."""
+    prototypes: bool = False
+    """Also show context-rl when it is told the embedding of the nearest known task in place of the one it finds."""
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from metarl.learners.rl2 import RL2Config, without_memory
+from metarl.learners.context_rl import ContextConfig
+from metarl.learners.rl2 import PPOConfig, RL2Config, without_memory
 
 _LONG_TRIALS = RL2Config(
     total_steps=40_000_000,
@@ -117,3 +118,12 @@ def domain_randomised(env: str) -> dict[str, RL2Config]:
 def oracle(env: str) -> dict[str, RL2Config]:
     """Presets of `oracle`: those of `rl2` without memory, given the task parameters."""
     return {name: without_memory(settings, sees_task=True) for name, settings in rl2(env).items()}
+
+
+def context_rl(env: str) -> dict[str, ContextConfig]:
+    """Presets of `context-rl`: those of `rl2` in all that the two share."""
+    shared = [field.name for field in fields(PPOConfig)]
+    return {
+        name: ContextConfig(**{field: getattr(settings, field) for field in shared})
+        for name, settings in rl2(env).items()
+    }
