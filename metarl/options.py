@@ -70,7 +70,8 @@ class EvaluateOptions:
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
     env: OptionalEnv = None
-    """Another environment, of whose signals a learned loss can read; default: the run's own."""
+    """Another environment, with observations and actions of the same shape, or signals that a learned loss can read;
+    default: the run's own."""
     split: Split = "test"
     """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 64
