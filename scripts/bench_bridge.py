@@ -7,6 +7,7 @@ lines say how many seconds. Runs lie in RUNS/ENV/CONTENDER-seedSEED; those that 
 
     python scripts/bench_bridge.py --env track --env-options horizon=150 --splits test grip --seeds 0 1 2
     python scripts/bench_bridge.py --env point-robot-pearl --episodes 2 --after-s 20 --splits test
+    python scripts/bench_bridge.py --episodes 3 --contenders context-rl --runs-of oracle=runs/oracle
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from metarl.learners import preset
 from metarl.learners.context_rl import ENCODER_LOSSES
 from metarl.plots import adaptation_curve
 from metarl.rollout import Adapts
-from metarl.run import LoadedRun, resolve_device
+from metarl.run import LoadedRun, load_run, resolve_device
 from metarl.seeding import make_generator
 from metarl.statistics import Estimate, bootstrap, bootstrap_difference
 from metarl.worlds import Spec, make_worlds
@@ -68,7 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--env", default="track")
     parser.add_argument("--env-options", nargs="*", default=[], metavar="NAME=INT")
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=[MAIN, *REFERENCES, "rl2", "maml-trpo"])
+    parser.add_argument("--contenders", nargs="*", choices=CONTENDERS, default=[MAIN, *REFERENCES, "rl2", "maml-trpo"])
+    parser.add_argument("--runs-of", nargs="*", default=[], metavar="NAME=RUN", help="finished runs, as they are")
     parser.add_argument("--splits", nargs="+", default=["test"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--total-steps", type=int, default=4_000_000)
@@ -96,6 +98,9 @@ def main() -> None:
             for run, config in zip(of_seeds, configs[contender], strict=True):
                 if run.config != config:
                     parser.exit(2, f"bench_bridge: {run.path} has other settings. Choose another --runs.\n")
+        for pair in arguments.runs_of:
+            name, _, path = pair.partition("=")
+            runs.setdefault(name, []).append(load_run(path, arguments.device))
         report(arguments, runs, out)
     except MetarlError as error:
         parser.exit(2, f"bench_bridge: {error}\n")
