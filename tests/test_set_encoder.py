@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from metarl.errors import ConfigError
+from metarl.losses.task_metric import prototypical_loss
 from metarl.set_encoder import POOLINGS, SetEncoder, cumulative, segment_sums, window_sums
 
 
@@ -122,3 +123,31 @@ def test_segment_sums_are_those_of_brute_force():
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(ConfigError, match="pooling must be one of mean, attention, gaussian, got 'max'"):
         SetEncoder(5, 3, pooling="max")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_it_learns_to_tell_new_distributions_apart_by_a_metric_loss(pooling):
+    # Every task draws its members from a normal distribution of its own scale and correlation; 5 ways, 20 members.
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    encoder = SetEncoder(2, 4, 32, pooling)
+    initial = {name: 0.3 * torch.randn(p.shape, generator=generator) for name, p in encoder.named_parameters()}
+    encoder.load_state_dict(initial)
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-2)
+
+    def windows():
+        mixing = torch.randn(5, 2, 2, generator=generator)
+        return torch.randn(2, 5, 20, 2, generator=generator) @ mixing
+
+    task_ids = torch.arange(5)
+    for _ in range(200):
+        support, query = encoder(windows())
+        optimizer.zero_grad()
+        prototypical_loss(support, query, task_ids).backward()
+        optimizer.step()
+    with torch.no_grad():
+        hits = []
+        for _ in range(100):
+            support, query = encoder(windows())
+            hits.append(torch.cdist(query, support).argmin(1) == task_ids)
+    assert torch.stack(hits).float().mean() > 0.6  # chance is 0.2
