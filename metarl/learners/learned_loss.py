@@ -191,8 +191,12 @@ class LearnedLossLearner:
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
         decay = 1 - 0.9 * progress if self.config.anneal else 1.0
         self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
-        self._measure_encodings(rollout)
+        is_first = not self.optimizer.state  # nothing is modulated yet, so statistics may change before they are used
+        if is_first:
+            self._measure_encodings(rollout, 1.0)
         metrics = self._evolve(rollout) if self.config.outer == "evolution" else self._differentiate(rollout)
+        if not is_first:  # else the policies that are differentiated would not be those that acted
+            self._measure_encodings(rollout, _NEW_SHARE)
         sizes = self.meta_parameters["log_step_size"].detach().exp()
         metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
         if "encoding.strength" in self.meta_parameters:
@@ -333,13 +337,12 @@ class LearnedLossLearner:
         return self.policy.distribution(parameters, self._normalized(obs))
 
     @torch.no_grad()
-    def _measure_encodings(self, rollout: Rollout) -> None:
-        """Keep running statistics of encodings over tasks."""
+    def _measure_encodings(self, rollout: Rollout, share: float) -> None:
+        """Keep running statistics of encodings over tasks, of which the rollout makes a share."""
         if self.loss.encoding is None:
             return
         support = self.support(rollout, 0, len(self.ages))
         encodings = torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), support)  # (B, Z)
-        share = _NEW_SHARE if self.optimizer.state else 1.0
         update_statistics(encoding_parameters(self._constant()), encodings[finite_tasks(encodings)], share)
 
     def _constant(self) -> dict[str, Tensor]:

@@ -97,6 +97,20 @@ def test_the_unrolled_policies_are_those_that_acted():
     torch.testing.assert_close(acted, phases[-1].log_prob, rtol=1e-4, atol=1e-4)
 
 
+def test_the_policies_that_are_differentiated_are_those_that_acted_when_the_loss_adapts():
+    learner, env, rollout = collected(replace(SMALL, lifetime=4))
+    learner.update(rollout, 0.0)
+    learner.meta_parameters["encoding.strength"].data.fill_(1.0)
+    learner.agents = learner.fresh(B, torch.Generator().manual_seed(3))
+    learner.ages.zero_()
+    env.set_tasks(SPEC.tasks.split("validation", B))
+    rollout = learner.collect(env)
+    last = learner.support(rollout, 2, B)
+    learner.update(rollout, 0.5)  # in the middle of their lives, so the policies stay
+    acted = torch.func.vmap(learner.distribution)(learner.agents, last.obs).log_prob(last.action)
+    torch.testing.assert_close(acted, last.log_prob, rtol=1e-4, atol=1e-4)
+
+
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():
     learner, _, rollout = collected(SMALL)
     first = learner.agents["layers.0.weight"].clone()
