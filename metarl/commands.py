@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.box import SIMPLE_HEAD
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 _MAX_WIDTH = 120
 _RECORDED_INNER_STEPS = 3
+_MAX_UNBROKEN = 12
+"""Letters of a row's name that are not broken in a narrow terminal."""
+
 _console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
@@ -382,10 +385,16 @@ def _scale_later_steps(run: LoadedRun, scale: float | None) -> None:
 
 
 def _print_table(rows: Sequence[Sequence[str]], title: str) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     shown = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+    first = min(max(len(row[shown[0]]) for row in rows), _MAX_UNBROKEN)
     for position, name in enumerate(rows[0][i] for i in shown):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0, overflow="fold")
+        is_first = position == 0
+        width = first if is_first else None
+        justify: Literal["left", "right"] = "left" if is_first else "right"
+        table.add_column(name, justify=justify, no_wrap=not is_first, overflow="fold", min_width=width)
     for row in rows[1:]:
         table.add_row(*(row[i] for i in shown))
     _console.print(table)

@@ -82,7 +82,7 @@ class LearnedLossLearner:
             hidden_dim=config.head_dim,
             bound=config.bound,
             num_epochs=config.inner_epochs,
-            drift_reward=config.drift_reward,
+            given_reward=config.given_reward,
         )
         self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(

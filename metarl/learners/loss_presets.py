@@ -17,7 +17,7 @@ def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
     drift = replace(
         default,
         loss="drift",
-        drift_reward="dense" if env in ("reach-robots", "reach-planar") else "feedback",
+        given_reward="dense" if env in ("reach-robots", "reach-planar") else "feedback",
         total_steps=8_000_000,
         meta_batch_size=32,
         episodes_per_task=8,

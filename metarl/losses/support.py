@@ -95,7 +95,12 @@ def step_inputs(support: Support) -> Tensor:
 
 def step_input_names(signals: tuple[str, ...]) -> tuple[str, ...]:
     """The names of `step_inputs`."""
-    return (*signals, *(f"change_of_{name}" for name in signals), "effort", "reward")
+    return (*signals, *map(change_of, signals), "effort", "reward")
+
+
+def change_of(signal: str) -> str:
+    """The name of a signal's change within a step."""
+    return f"change_of_{signal}"
 
 
 def credit(reward: Tensor, weight: Tensor, horizon: int, decay: Tensor | float) -> Tensor:

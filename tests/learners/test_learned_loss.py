@@ -44,7 +44,7 @@ def double(values):
 @pytest.mark.parametrize("loss", ["reward", "potential", "advantage", "drift", "dense"])
 def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
     epochs = 2 if loss == "drift" else 1
-    config = replace(SMALL, loss=loss, num_inner_steps=num_inner_steps, inner_epochs=epochs, drift_reward="dense")
+    config = replace(SMALL, loss=loss, num_inner_steps=num_inner_steps, inner_epochs=epochs, given_reward="dense")
     learner, _, rollout = collected(config)
     generator = torch.Generator().manual_seed(1)
     meta = {

@@ -27,7 +27,7 @@ SMALL = LearnedLossConfig(
     first_order=False,
     total_steps=1,
     loss="lpg",
-    drift_reward="dense",
+    given_reward="dense",
     meta_batch_size=B,
     episodes_per_task=3,
     num_inner_steps=2,
@@ -272,7 +272,7 @@ def test_all_tasks_at_once_are_one_task_after_the_other():
 
 def test_a_trained_rule_fits_any_robot():
     one = LearnedLossLearner(SPEC, SMALL, 0)
-    other = LearnedLossLearner(hidden_lever(), replace(SMALL, drift_reward="feedback"), 0)
+    other = LearnedLossLearner(hidden_lever(), replace(SMALL, given_reward="feedback"), 0)
     assert {n: v.shape for n, v in one.meta_parameters.items() if n.startswith("loss.")} == {
         n: v.shape for n, v in other.meta_parameters.items() if n.startswith("loss.")
     }
