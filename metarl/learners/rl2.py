@@ -62,7 +62,8 @@ class PPOConfig:
     loss: str = "clip"
     """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip. Or
     learned:RUN, the loss of a run of learned-loss: its reward in place of the environment's, or its drift. Or
-    formula:FILE, a formula that explain found, in the same way."""
+    formula:FILE, a formula that explain found, in the same way. What the memory is told of the step before stays the
+    environment's reward."""
     clip: float = 0.2
     """Half-width of PPO's clipping interval."""
     entropy_coef: float = 0.0
