@@ -194,7 +194,7 @@ def _body() -> mujoco.MjSpec:
     spec = load_body("humanoid.xml")
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    add_camera(spec, "torso", (0.0, -4.4, 1.3), down=0.4)
+    add_camera(spec, "torso", (0.0, -3.4, 0.55), down=0.27)
     return spec
 
 
