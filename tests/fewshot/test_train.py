@@ -120,14 +120,14 @@ def test_an_update_that_is_not_finite_is_left_out_and_many_end_the_training(smal
     loop.learner.loss = lambda episode, generator: (loop.parameters[0].sum() * float("nan"), {})
     assert loop.advance()["skipped_updates"] == 1
     assert all(torch.equal(value, loop.learner.state_dict()[name]) for name, value in before.items())
-    with pytest.raises(ConfigError, match="training diverged: .* 50 updates in a row"):
+    with pytest.raises(ConfigError, match=r"training diverged: .* 50 updates in a row"):
         for _ in range(60):
             loop.advance()
 
 
 def test_resume_refuses_other_settings_and_a_run_of_another_learner(small_data, tmp_path):
     train_few_shot(config(), tmp_path / "run", data_dir=small_data, console=False)
-    with pytest.raises(ConfigError, match="lr is 0.001 there, got 0.5"):
+    with pytest.raises(ConfigError, match=r"lr is 0\.001 there, got 0\.5"):
         train_few_shot(config(lr=0.5), tmp_path / "run", data_dir=small_data, resume=True)
     with pytest.raises(CheckpointError, match="holds a run already"):
         train_few_shot(config(), tmp_path / "run", data_dir=small_data)
