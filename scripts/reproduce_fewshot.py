@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -107,13 +108,12 @@ def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argpa
     config, num_tasks = run.config, 20 if arguments.quick else arguments.num_tasks
     source = open_data(config.data, config.data_options, arguments.data_dir, device=config.device)
     evaluations: list[FewShotEvaluation] = []
-    for split in table.splits:
-        for ways, shots in row.kinds:
-            shape = EpisodeShape(ways=ways, shots=shots, queries=table.queries, pairing=config.training.pairing)
-            judged = evaluate_few_shot(
-                run.learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
-            )
-            evaluations.append(judged)
+    for split, pairing, (ways, shots) in product(table.splits, table.pairings, row.kinds):
+        shape = EpisodeShape(ways=ways, shots=shots, queries=table.queries, pairing=pairing)
+        judged = evaluate_few_shot(
+            run.learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
+        )
+        evaluations.append(judged)
     result: dict[str, Any] = {
         "run": str(run.path),
         "updates": run.update,
@@ -133,11 +133,24 @@ def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], re
     summary = summarised(records)
     published = {"source": table.source, "values": {k: dict(v) for k, v in table.published.items()}}
     save(results / f"fewshot-{name}.json", {"name": name, "published": published, "summary": summary, "runs": records})
-    header = ("learner", "split", "tasks", "runs", "accuracy %", "per run", "NLL", "Brier", "ECE %", "AUROC %")
+    header = (
+        "learner",
+        "split",
+        "queries from",
+        "tasks",
+        "runs",
+        "accuracy %",
+        "per run",
+        "NLL",
+        "Brier",
+        "ECE %",
+        "AUROC %",
+    )
     rows = [
         (
             s["row"],
             s["split"],
+            s["pairing"],
             s["tasks"],
             str(s["num_runs"]),
             f"{100 * s['accuracy']:.2f} ± {100 * s['ci95']:.2f}",
@@ -162,13 +175,14 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     The interval is 1.96 standard errors: over runs where there are several, else over the tasks of the only one.
     """
-    groups: dict[tuple[str, str, Kind], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, Kind], list[dict[str, Any]]] = {}
     for record in records:
         for evaluation in record["evaluations"]:
             kind = (evaluation["shape"]["ways"], evaluation["shape"]["shots"])
-            groups.setdefault((record["row"], evaluation["split"], kind), []).append(evaluation)
+            pairing = evaluation["shape"]["pairing"]
+            groups.setdefault((record["row"], evaluation["split"], pairing, kind), []).append(evaluation)
     rows = []
-    for (row, split, (ways, shots)), of_runs in groups.items():
+    for (row, split, pairing, (ways, shots)), of_runs in groups.items():
         accuracies = [e["accuracy"]["mean"] for e in of_runs]
         over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
         unknown = [e["unknown_auroc"]["mean"] for e in of_runs if e["unknown_auroc"]]
@@ -176,6 +190,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             {
                 "row": row,
                 "split": split,
+                "pairing": pairing,
                 "tasks": f"{ways}-way {shots}-shot",
                 "num_runs": len(of_runs),
                 "accuracy": mean(accuracies),
