@@ -3,8 +3,8 @@
 Amplitude uniform in [0.1, 5], phase in [0, pi], input in [-5, 5]; a ReLU network of 1-40-40-1 units, one inner step
 of 0.01 in meta-training, 25 tasks per update, Adam 1e-3; judged on 600 unseen sines, 100 points each, the same for
 all learners and seeds. As many query points as support points in meta-training, as published. Intervals are 1.96
-standard errors over tasks. Runs are added to those that the file holds already. A neural process takes no steps and has one number. "all tasks" is the same network trained
-on all tasks at once, which no step of meta-training prepares for.
+standard errors over tasks. A neural process takes no steps and has one number. "all tasks" is the same network trained
+on all tasks at once, which no step prepares for. Runs are added to those that the file holds already.
 
     python scripts/fewshot_sinusoid.py --learners maml --shots 5           # 3 minutes on one thread
     python scripts/fewshot_sinusoid.py --quick                             # does it run? seconds, into runs/quick/
