@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,13 @@ def evaluate(arguments: list[str]) -> int:
 
     import torch
 
-    from metarl.fewshot.evaluate import evaluate_few_shot, table
+    from metarl.fewshot.data.omniglot import official_runs
+    from metarl.fewshot.evaluate import evaluate_few_shot, judge_episode, table
+    from metarl.fewshot.pictures import embedding_picture, episode_picture, reliability_diagram
     from metarl.fewshot.run import load_few_shot_run, open_source
     from metarl.fewshot.sampler import EpisodeShape
     from metarl.run_folder import write_json
+    from metarl.seeding import make_generator
 
     runs = [load_few_shot_run(path, options.device) for path in (options.run, *options.compare)]
     run = runs[0]
@@ -66,8 +70,9 @@ def evaluate(arguments: list[str]) -> int:
     if options.torch_threads < 1:
         raise ConfigError(f"--torch-threads must be positive, got {options.torch_threads}.")
     torch.set_num_threads(options.torch_threads)
-    json_path = options.json or run.path / "evaluation.json"
+    json_path, pictures = options.json or run.path / "evaluation.json", options.pictures or run.path
     check_writable(json_path, "--json")
+    check_writable(pictures / "reliability.png", "--pictures")
     source = open_source(run.config, options.data_dir, options.skip_broken)
     if source.is_regression:
         raise ConfigError(
@@ -91,9 +96,31 @@ def evaluate(arguments: list[str]) -> int:
                         device=loaded.config.device,
                     )
                 )
-    write_json(json_path, {"evaluations": [evaluation.to_json() for evaluation in evaluations]})
+    values: dict[str, Any] = {"evaluations": [evaluation.to_json() for evaluation in evaluations]}
+    if options.official_runs:
+        if run.config.data != "omniglot":
+            raise ConfigError(f"--official-runs are runs on Omniglot, {run.path} was trained on {run.config.data}.")
+        task = official_runs(options.data_dir, source.x_shape[-1])
+        judged = {_label(r, runs): judge_episode(r.learner, task.to(r.config.device), options.seed) for r in runs}
+        values["official_runs"] = {
+            label: {"error": 1 - share, "right": hits} for label, (share, hits) in judged.items()
+        }
+    write_json(json_path, values)
+    written = [reliability_diagram(pictures / "reliability.png", evaluations)]
+    shown = source.sample(options.split, evaluations[0].shape, 1, make_generator(options.seed, "picture"))
+    log_probs = run.learner.log_probs(shown, make_generator(options.seed, "picture noise", run.config.device))
+    written.append(episode_picture(pictures / "episode.png", shown, log_probs))
+    many = min(10, source.num_classes(options.split))
+    shown = source.sample(options.split, replace(evaluations[0].shape, ways=many), 1, make_generator(0, "picture"))
+    title = f"{run.config.learner} on {run.config.data}, {many} classes of split {options.split}"
+    if embedding := embedding_picture(pictures / "embedding.png", run.learner, shown, title):
+        written.append(embedding)
     print_table(table(evaluations), f"{run.config.data}, {options.num_tasks} tasks of split {options.split}")
-    console.print(f"wrote {json_path}")
+    for label, result in values.get("official_runs", {}).items():
+        console.print(
+            f"{label}: error on Lake's 20 official runs {100 * result['error']:.1f} % ({result['right']} of 400)"
+        )
+    console.print(f"wrote {', '.join(str(path) for path in (json_path, *written))}")
     return 0
 
 

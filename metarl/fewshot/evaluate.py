@@ -15,7 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetarlError
+from metarl.fewshot.calibration import (
+    Bin,
+    at_temperature,
+    calibration_error,
+    calibration_floor,
+    calibration_interval,
+    confidences,
+    fit_temperature,
+    query_brier,
+    query_nll,
+    reliability_bins,
+    unknown_auroc,
+)
 from metarl.fewshot.sampler import EpisodeShape
 from metarl.fewshot.sources import EpisodeSource
 from metarl.fewshot.types import Episode, FewShotLearner, accuracy, known
@@ -23,7 +36,8 @@ from metarl.seeding import make_generator
 
 _SAMPLES_AT_ONCE = 2_500
 _UNKNOWN_TASKS = 200
-_NUM_BINS = 15
+_TEMPERATURE_TASKS = 100
+_LEAST_LOG_PROB = -1e4
 
 
 @dataclass(frozen=True)
@@ -58,8 +72,12 @@ class FewShotEvaluation:
         accuracy: share of the queries whose likeliest class is right.
         nll: mean negative log probability of the right class, nats.
         brier: mean squared distance of the probabilities to the right class's indicator, 0 to 2.
-        ece: expected calibration error over `bins`, in [0, 1].
-        bins: confidence, accuracy and number of queries of each bin of the reliability diagram, where there are any.
+        ece, ece_ci95: expected calibration error over `bins`, in [0, 1], and its interval.
+        ece_floor: what it would be by chance if all probabilities were right.
+        bins: the reliability diagram.
+        temperature: fitted on tasks of `temperature_split`; the probabilities above are without it.
+        temperature_split: the validation split, or the training one where there is none.
+        scaled_nll, scaled_ece: with that temperature.
         unknown_auroc: of telling queries of the task's classes from queries of none by the largest probability; None
             where the split has no further class.
         seconds_per_task: adaptation and prediction, by the wall clock.
@@ -75,7 +93,13 @@ class FewShotEvaluation:
     nll: Estimate
     brier: Estimate
     ece: float
-    bins: tuple[tuple[float, float, int], ...]
+    ece_ci95: tuple[float, float]
+    ece_floor: float
+    bins: tuple[Bin, ...]
+    temperature: float
+    temperature_split: str
+    scaled_nll: Estimate
+    scaled_ece: float
     unknown_auroc: Estimate | None
     seconds_per_task: float
 
@@ -86,7 +110,7 @@ class FewShotEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """What `evaluation.json` holds."""
-        return asdict(self)
+        return asdict(self) | {"bins": [b._asdict() for b in self.bins]}
 
 
 def evaluate_few_shot(
@@ -123,7 +147,9 @@ def evaluate_few_shot(
         raise ConfigError(f"num_tasks must be at least 2, got {num_tasks}.")
     shape = replace(shape, unknown_queries=0)
     source.require(split, shape)
-    judged = _Judged()
+    held_back = "validation" if _can_give(source, "validation", shape) else "train"
+    temperature = _temperature(learner, source, held_back, shape, seed, device)
+    judged = _Judged(temperature)
     tasks, noise = make_generator(seed, "evaluation"), make_generator(seed, "evaluation noise", device)
     for count in _batches(num_tasks, shape):
         judged.add(learner, source.sample(split, shape, count, tasks), noise)
@@ -136,7 +162,7 @@ def evaluate_few_shot(
             episode = source.sample(split, with_unknown, count, tasks)
             values.append(unknown_auroc(learner.log_probs(episode, noise), episode))
         auroc = Estimate.of(torch.cat(values))
-    bins = reliability_bins(torch.cat(judged.confidence), torch.cat(judged.right))
+    bins, collected = _bins(judged.confidences)
     return FewShotEvaluation(
         learner=name,
         data=source.name,
@@ -148,7 +174,13 @@ def evaluate_few_shot(
         nll=Estimate.of(torch.cat(judged.nll)),
         brier=Estimate.of(torch.cat(judged.brier)),
         ece=calibration_error(bins),
+        ece_ci95=calibration_interval(*collected, make_generator(seed, "evaluation resamples")),
+        ece_floor=calibration_floor(bins),
         bins=bins,
+        temperature=temperature,
+        temperature_split=held_back,
+        scaled_nll=Estimate.of(torch.cat(judged.scaled_nll)),
+        scaled_ece=calibration_error(_bins(judged.scaled_confidences)[0]),
         unknown_auroc=auroc,
         seconds_per_task=judged.seconds / num_tasks,
     )
@@ -171,7 +203,9 @@ def judge_episode(learner: FewShotLearner, episode: Episode, seed: int = 0) -> t
 
 def table(evaluations: Sequence[FewShotEvaluation]) -> list[tuple[str, ...]]:
     """Rows for the command line; the first is the header."""
-    rows: list[tuple[str, ...]] = [("learner", "tasks", "accuracy %", "NLL", "Brier", "ECE %", "AUROC %", "ms/task")]
+    rows: list[tuple[str, ...]] = [
+        ("learner", "tasks", "accuracy %", "NLL", "Brier", "ECE %", "AUROC %", "T", "ECE % at T", "ms/task")
+    ]
     for e in evaluations:
         unknown = "-" if e.unknown_auroc is None else percent(e.unknown_auroc)
         rows.append(
@@ -183,6 +217,8 @@ def table(evaluations: Sequence[FewShotEvaluation]) -> list[tuple[str, ...]]:
                 f"{e.brier.mean:.3f}",
                 f"{100 * e.ece:.1f}",
                 unknown,
+                f"{e.temperature:.2f}",
+                f"{100 * e.scaled_ece:.1f}",
                 f"{1000 * e.seconds_per_task:.1f}",
             )
         )
@@ -194,75 +230,66 @@ def percent(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} ± {100 * estimate.ci95:.1f}"
 
 
-def unknown_auroc(log_probs: Tensor, episode: Episode) -> Tensor:
-    """How well the largest probability tells queries of the task's classes from queries of none, (B,).
-
-    The share of pairs of one of each in which the former is surer; ties count half.
-
-    Args:
-        log_probs: (B, Q, W).
-        episode: the tasks, each with queries of both kinds.
-    """
-    surest = log_probs.amax(-1)  # (B, Q)
-    is_known = known(episode.query_y, episode.query_mask)
-    is_unknown = episode.query_mask & (episode.query_y < 0)
-    pairs = (is_known.unsqueeze(2) & is_unknown.unsqueeze(1)).double()  # (B, Q, Q)
-    difference = surest.unsqueeze(2) - surest.unsqueeze(1)
-    wins = (difference > 0).double() + 0.5 * (difference == 0).double()
-    return (wins * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-
-
-def reliability_bins(
-    confidence: Tensor, right: Tensor, num_bins: int = _NUM_BINS
-) -> tuple[tuple[float, float, int], ...]:
-    """Mean confidence, accuracy and number of predictions in each of equal intervals of confidence that has any.
-
-    Args:
-        confidence: (N,) probability of the likeliest class.
-        right: (N,) bool, whether it was the right one.
-        num_bins: intervals of [0, 1].
-    """
-    index = (confidence * num_bins).long().clamp(max=num_bins - 1)
-    count = torch.zeros(num_bins, dtype=torch.float64).index_add(0, index, torch.ones_like(confidence).double())
-    total = torch.zeros(num_bins, dtype=torch.float64).index_add(0, index, confidence.double())
-    hits = torch.zeros(num_bins, dtype=torch.float64).index_add(0, index, right.double())
-    return tuple(
-        (float(total[i] / count[i]), float(hits[i] / count[i]), int(count[i])) for i in range(num_bins) if count[i] > 0
-    )
-
-
-def calibration_error(bins: Sequence[tuple[float, float, int]]) -> float:
-    """Expected calibration error, the mean of |accuracy - confidence| of a prediction's bin; Guo et al. 2017, eq. 3."""
-    total = sum(count for _, _, count in bins)
-    return sum(count * abs(right - confidence) for confidence, right, count in bins) / total
-
-
 class _Judged:
-    """What is collected over batches of tasks."""
+    """What is collected over batches of tasks, on the CPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, temperature: float) -> None:
+        self.temperature = temperature
         self.accuracy: list[Tensor] = []
         self.nll: list[Tensor] = []
         self.brier: list[Tensor] = []
-        self.confidence: list[Tensor] = []
-        self.right: list[Tensor] = []
+        self.scaled_nll: list[Tensor] = []
+        self.confidences: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.scaled_confidences: list[tuple[Tensor, Tensor, Tensor]] = []
         self.seconds = 0.0
 
     def add(self, learner: FewShotLearner, episode: Episode, noise: torch.Generator) -> None:
         started = time.perf_counter()
-        log_probs = learner.log_probs(episode, noise)  # (B, Q, W)
-        probs, chosen = log_probs.exp().cpu(), log_probs.argmax(-1).cpu()
+        log_probs = learner.log_probs(episode, noise).cpu()  # (B, Q, W)
         self.seconds += time.perf_counter() - started
-        label, counts = episode.query_y.cpu(), known(episode.query_y, episode.query_mask).cpu()
-        per_task = counts.sum(-1).clamp(min=1)
-        of_right = log_probs.cpu().gather(-1, label.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, Q)
-        indicator = torch.nn.functional.one_hot(label.clamp(min=0), episode.num_ways)
-        squared = (probs - indicator).square().sum(-1)  # (B, Q)
-        self.accuracy.append(accuracy(log_probs, episode).cpu())
-        self.nll.append(-torch.where(counts, of_right, 0.0).sum(-1) / per_task)
-        self.brier.append(torch.where(counts, squared, 0.0).sum(-1) / per_task)
-        self.confidence.append(probs.amax(-1)[counts])
-        self.right.append((chosen == label)[counts])
+        episode = episode.to("cpu")
+        scaled = at_temperature(log_probs, self.temperature)
+        self.accuracy.append(accuracy(log_probs, episode))
+        self.nll.append(query_nll(log_probs, episode))
+        self.brier.append(query_brier(log_probs, episode))
+        self.confidences.append(confidences(log_probs, episode))
+        self.scaled_nll.append(query_nll(scaled, episode))
+        self.scaled_confidences.append(confidences(scaled, episode))
+
+
+def _bins(collected: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[tuple[Bin, ...], tuple[Tensor, Tensor, Tensor]]:
+    """The reliability diagram of batches of `confidences`, and these as one."""
+    confidence, is_right, counts = (torch.cat(values) for values in zip(*collected, strict=True))
+    return reliability_bins(confidence[counts], is_right[counts]), (confidence, is_right, counts)
+
+
+def _temperature(
+    learner: FewShotLearner,
+    source: EpisodeSource,
+    split: str,
+    shape: EpisodeShape,
+    seed: int,
+    device: torch.device | str,
+) -> float:
+    """The temperature that suits a learner on tasks of another split."""
+    tasks = make_generator(seed, "evaluation of temperature")
+    noise = make_generator(seed, "evaluation of temperature, noise", device)
+    log_probs, labels = [], []
+    for count in _batches(_TEMPERATURE_TASKS, shape):
+        episode = source.sample(split, shape, count, tasks)
+        counts = known(episode.query_y, episode.query_mask)
+        log_probs.append(learner.log_probs(episode, noise)[counts].cpu())
+        labels.append(episode.query_y[counts].cpu())
+    # A class that is ruled out has a log probability of minus infinity, which no temperature changes.
+    return fit_temperature(torch.cat(log_probs).clamp(min=_LEAST_LOG_PROB), torch.cat(labels))
+
+
+def _can_give(source: EpisodeSource, split: str, shape: EpisodeShape) -> bool:
+    try:
+        source.require(split, shape)
+    except MetarlError:
+        return False
+    return True
 
 
 def _batches(num_tasks: int, shape: EpisodeShape) -> list[int]:

@@ -37,9 +37,22 @@ METRIC = ("protonet", "matching", "relation", "gnn", "cnp")
 
 _OF_DATA: dict[str, Mapping[str, Any]] = {
     "omniglot": {"ways": 5, "shots": 1, "queries": 5},
+    "spoken-digits": {"ways": 5, "shots": 1, "queries": 5, "meta_batch_size": 8, "num_updates": 1_500},
+    "borealtc": {
+        "ways": 5,
+        "shots": 5,
+        "queries": 10,
+        "pairing": "other-group",
+        "meta_batch_size": 4,
+        "num_updates": 400,
+    },
+    "sinusoid": {"ways": 1, "shots": 5, "queries": 5, "meta_batch_size": 25, "lr_schedule": "constant"},
 }
 
-_GRADIENT = {"meta_batch_size": 16, "lr": 1e-3, "lr_schedule": "cosine", "num_updates": 10_000}
+_GRADIENT: dict[str, Mapping[str, Any]] = {
+    "omniglot": {"meta_batch_size": 16, "num_updates": 8_000},
+    "sinusoid": {"num_updates": 70_000},
+}
 
 _PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("protonet", "omniglot"): {
@@ -63,7 +76,11 @@ _PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     },
 }
 
-_STRIDED = {"encoder": "conv4-strided"}
+_GRADIENT_SETTINGS: dict[str, Mapping[str, Any]] = {
+    "omniglot": {"encoder": "conv4-strided"},
+    "sinusoid": {"hidden_dim": 40, "norm": "none", "inner_lr": 0.01},
+}
+"""Of learners that adapt weights."""
 
 
 def preset_names(learner: str, data: str) -> list[str]:
@@ -85,12 +102,15 @@ def preset(learner: str, data: str, name: str = "default") -> tuple[Any, FewShot
     settings = default_settings(learner)
     is_gradient = learner not in METRIC
     general: dict[str, Any] = {}
-    if is_gradient and data == "omniglot":
-        general = {key: value for key, value in _STRIDED.items() if _has(settings, key)}
+    if is_gradient:
+        general = {key: value for key, value in _GRADIENT_SETTINGS.get(data, {}).items() if _has(settings, key)}
     training = FewShotTraining()
     return (
         replace(settings, **{**general, **chosen.settings}),
-        replace(training, **{**_OF_DATA.get(data, {}), **(_GRADIENT if is_gradient else {}), **chosen.training}),
+        replace(
+            training,
+            **{**_OF_DATA.get(data, {}), **(_GRADIENT.get(data, {}) if is_gradient else {}), **chosen.training},
+        ),
     )
 
 

@@ -46,6 +46,27 @@ DATA_SETS: dict[str, DataEntry] = {
         splits=(*_PARTS, "train+validation", "test-upright"),
         licence="MIT, github.com/brendenlake/omniglot",
     ),
+    "spoken-digits": DataEntry(
+        "ten digits by six speakers, 50 times each, as 40 mel bands over 0.8 s; test on two unheard speakers",
+        options="metarl.fewshot.data.spoken_digits:SpokenDigitsOptions",
+        open="metarl.fewshot.data.openers:spoken_digits",
+        splits=("train", "test"),
+        licence="CC BY-SA 4.0, github.com/Jakobovski/free-spoken-digit-dataset",
+    ),
+    "borealtc": DataEntry(
+        "IMU, motor currents and wheel speeds of a robot on five surfaces, windows of 2 s; test on other runs",
+        options="metarl.fewshot.data.borealtc:BorealTCOptions",
+        open="metarl.fewshot.data.openers:borealtc",
+        splits=("train", "test"),
+        licence="CC0 1.0, github.com/norlab-ulaval/BorealTC",
+    ),
+    "sinusoid": DataEntry(
+        "sines of unknown amplitude and phase: regression on a few points (Finn et al. 2017)",
+        options="metarl.fewshot.data.sinusoid:SinusoidOptions",
+        open="metarl.fewshot.data.openers:sinusoid",
+        splits=_PARTS,
+        licence="-",
+    ),
 }
 
 

@@ -106,7 +106,10 @@ def _read(files: Files, window_s: float, hop_s: float, skips_broken: bool) -> Pa
     for name in files.names:
         if match := _NAME.search(name):
             found.setdefault((match[1].lower(), int(match[3])), {})[match[2]] = name
-    windows, class_ids, group_ids, group_names = [], [], [], []
+    windows: list[Tensor] = []
+    class_ids: list[int] = []
+    group_ids: list[int] = []
+    group_names: list[str] = []
     for (surface, number), kinds in sorted(found.items()):
         if len(kinds) < 2:
             logger.info("borealtc: run %d on %s has no %s file.", number, surface, "imu" if "pro" in kinds else "pro")

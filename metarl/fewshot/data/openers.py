@@ -5,13 +5,57 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from metarl.fewshot.data import borealtc as borealtc_data
 from metarl.fewshot.data import omniglot as omniglot_data
+from metarl.fewshot.data import spoken_digits as spoken_digits_data
+from metarl.fewshot.data.borealtc import NUM_IMU, BorealTCOptions
+from metarl.fewshot.data.omniglot import OmniglotOptions
+from metarl.fewshot.data.signals import Standardised, band_powers, shaken, warped
+from metarl.fewshot.data.sinusoid import SinusoidOptions, SinusoidSource
+from metarl.fewshot.data.spoken_digits import SpokenDigitsOptions
 from metarl.fewshot.sources import EpisodeSource, PackedSource
 
+_FRAME = 40
+"""Steps of a frame of BorealTC's features, 0.4 s."""
 
-def omniglot(
-    options: omniglot_data.OmniglotOptions, data_dir: Path | None, skips_broken: bool, device: torch.device | str
-) -> EpisodeSource:
+Device = torch.device | str
+
+
+def omniglot(options: OmniglotOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
     """Omniglot."""
     return PackedSource(omniglot_data.load(options, data_dir, skips_broken), device)
+
+
+def spoken_digits(
+    options: SpokenDigitsOptions, data_dir: Path | None, skips_broken: bool, device: Device
+) -> EpisodeSource:
+    """Spoken digits, standardised by the training speakers; stretched and shifted in training."""
+    data = spoken_digits_data.load(options, data_dir, skips_broken)
+    return PackedSource(data, device, warped, Standardised.to(data.x[data.split("train").samples]))
+
+
+def borealtc(options: BorealTCOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
+    """BorealTC as spectra and means of frames, standardised by the training runs; scaled and noisy in training."""
+    data = borealtc_data.load(options, data_dir, skips_broken)
+    train = data.x[data.split("train").samples]  # (N, 10, L)
+    features = Standardised.to(torch.cat([_features(part) for part in train.split(1000)]))
+    std = train.std((0, 2))
+
+    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+        return shaken(x, generator, std)
+
+    def prepare(x: Tensor) -> Tensor:
+        return features(_features(x))
+
+    return PackedSource(data, device, augment, prepare)
+
+
+def sinusoid(options: SinusoidOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
+    """Sines, for which there is nothing to load."""
+    return SinusoidSource(options, device)
+
+
+def _features(x: Tensor) -> Tensor:
+    return band_powers(x, NUM_IMU, _FRAME)

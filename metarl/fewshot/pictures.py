@@ -1,0 +1,176 @@
+"""Pictures of few-shot learning: reliability diagrams, one task with its answers, embeddings of unseen classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl.errors import CheckpointError
+from metarl.fewshot.evaluate import FewShotEvaluation
+from metarl.fewshot.types import Embeds, Episode, FewShotLearner
+from metarl.files import reason
+from metarl.plots import COLORS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MARKERS = "osD^vP*X<>"
+_RIGHT, _WRONG = COLORS[2], COLORS[1]
+_MAX_WAYS, _MAX_SHOTS, _MAX_QUERIES = 8, 3, 6
+
+
+def reliability_diagram(path: Path, evaluations: Sequence[FewShotEvaluation]) -> Path:
+    """Draw accuracy against confidence, a panel per kind of task, and below how often each confidence occurs.
+
+    Args:
+        path: of the PNG.
+        evaluations: at least one; those of one kind of task share a panel.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    kinds = list(dict.fromkeys(e.task_name for e in evaluations))
+    figure = _figure(3.2 * len(kinds), 4.4)
+    panels = figure.subplots(2, len(kinds), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
+    for column, kind in enumerate(kinds):
+        diagram, histogram = panels[0][column], panels[1][column]
+        diagram.plot((0, 1), (0, 1), color="#777777", linestyle=(0, (4, 2)), linewidth=1)
+        for index, e in enumerate(e for e in evaluations if e.task_name == kind):
+            color, marker = COLORS[index % len(COLORS)], _MARKERS[index % len(_MARKERS)]
+            confidence = [b.confidence for b in e.bins]
+            label = f"{e.learner}: ECE {100 * e.ece:.1f} %"
+            diagram.plot(
+                confidence, [b.accuracy for b in e.bins], marker=marker, markersize=4, color=color, label=label
+            )
+            counts = np.array([count for _, _, count in e.bins])
+            histogram.plot(confidence, counts / counts.sum(), color=color, marker=marker, markersize=3)
+        diagram.set(title=kind, xlim=(0, 1), ylim=(0, 1))
+        diagram.legend(frameon=False, fontsize=8)
+        histogram.set(xlabel="confidence", ylim=(0, None))
+    panels[0][0].set_ylabel("accuracy")
+    panels[1][0].set_ylabel("share")
+    for panel in panels.flat:
+        _quiet(panel)
+    return _save(figure, path)
+
+
+def episode_picture(path: Path, episode: Episode, log_probs: Tensor) -> Path:
+    """Draw the first task: a row per class, its support on the left, queries of it with the answers on the right.
+
+    Args:
+        path: of the PNG.
+        episode: tasks of images or signals.
+        log_probs: (B, Q, W) of their queries.
+
+    Returns:
+        The PNG.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    task, probs = episode.tasks(0, 1).to("cpu"), log_probs[0].exp().cpu()
+    ways = min(_MAX_WAYS, task.num_ways)
+    shots = min(_MAX_SHOTS, int((task.support_y[0] == 0).sum()))
+    queries = min(_MAX_QUERIES, int((task.query_y[0] == 0).sum()))
+    figure = _figure(1.0 * (shots + queries) + 1.0, 1.15 * ways + 0.4)
+    panels = figure.subplots(ways, shots + queries, squeeze=False)
+    for way in range(ways):
+        support = ((task.support_y[0] == way) & task.support_mask[0]).nonzero()[:shots, 0]
+        asked = ((task.query_y[0] == way) & task.query_mask[0]).nonzero()[:queries, 0]
+        for panel in panels[way]:
+            panel.set_axis_off()
+        for column, sample in enumerate(support.tolist()):
+            _sample(panels[way][column], task.support_x[0, sample])
+            panels[way][column].set_title(f"class {way + 1}" if column == 0 else "", fontsize=8, color="#333333")
+        for column, sample in enumerate(asked.tolist(), start=shots):
+            answer, sure = int(probs[sample].argmax()), float(probs[sample].max())
+            color = _RIGHT if answer == way else _WRONG
+            _sample(panels[way][column], task.query_x[0, sample])
+            panels[way][column].set_title(f"{answer + 1}: {100 * sure:.0f} %", fontsize=8, color=color)
+    figure.suptitle(f"support ({shots} of a class)   |   queries with answer and confidence", fontsize=10)
+    return _save(figure, path)
+
+
+def embedding_picture(path: Path, learner: FewShotLearner, episode: Episode, title: str = "") -> Path | None:
+    """Draw the queries of the first task in the plane in which its classes' mean embeddings vary most.
+
+    Args:
+        path: of the PNG.
+        learner: whose embedding is drawn.
+        episode: tasks.
+        title: a line above.
+
+    Returns:
+        The PNG; None where the learner has no embedding for all tasks.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    if not isinstance(learner, Embeds):
+        return None
+    task = episode.tasks(0, 1)
+    x, y = task.query_x[0][task.query_mask[0]], task.query_y[0][task.query_mask[0]].cpu()
+    with torch.no_grad():
+        embedded = learner.embed(x).flatten(1).cpu()  # (Q, D)
+    means = torch.stack([embedded[y == way].mean(0) for way in range(task.num_ways)])  # (W, D)
+    plane = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh[:2]  # (2, D)
+    points = ((embedded - means.mean(0)) @ plane.mT).numpy()  # (Q, 2)
+    figure = _figure(4.6, 4.2)
+    panel = figure.subplots()
+    for way in range(task.num_ways):
+        color, marker = COLORS[way % len(COLORS)], _MARKERS[way % len(_MARKERS)]
+        of_way = points[(y == way).numpy()]
+        panel.scatter(of_way[:, 0], of_way[:, 1], s=16, color=color, marker=marker, alpha=0.8, linewidths=0)
+        panel.annotate(str(way + 1), tuple(of_way.mean(0)), fontsize=10, weight="bold", ha="center", va="center")
+    panel.set(xlabel="first direction of the class means", ylabel="second direction")
+    _quiet(panel)
+    if title:
+        panel.set_title(title, fontsize=10)
+    return _save(figure, path)
+
+
+def _sample(panel: Axes, x: Tensor) -> None:
+    """An image (C, H, W), or a signal (C, L) as an image of its channels over time."""
+    values = x.numpy()
+    if values.ndim == 3 and values.shape[0] == 3:
+        panel.imshow(np.moveaxis(values, 0, -1).clip(0, 1))
+    elif values.ndim == 3:
+        panel.imshow(values[0], cmap="gray_r", vmin=0, vmax=1)
+    elif values.ndim == 2:
+        panel.imshow(values, aspect="auto", origin="lower", cmap="magma", vmin=-2.5, vmax=2.5)
+    else:
+        panel.plot(values, linewidth=0.8)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _quiet(panel: Any) -> None:
+    panel.grid(color="#dddddd", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    png = path.with_suffix(".png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(png, metadata={"Software": "metarl"})
+    except OSError as error:
+        raise CheckpointError(f"cannot write picture {png}: {reason(error, path.parent)}.") from error
+    return png
