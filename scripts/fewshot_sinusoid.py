@@ -125,7 +125,7 @@ def judge(learner: Any, shots: int) -> Mapping[str, list[float | None]]:
     """Mean squared errors after each of `STEPS`, and half the width of their intervals."""
     episode = sines(NUM_TASKS, shots, NUM_QUERIES, make_generator(0, "test sines"))
     if isinstance(learner, CNP):
-        predictions = [learner.predict_numbers(episode).mean]  # (B, Q, 1)
+        predictions = [learner.predict(episode, make_generator(0, "test noise"))]  # (B, Q, 1)
     else:
         predictions = [learner.predict(episode, make_generator(0, "test noise"), step) for step in STEPS]
     errors = torch.stack([(p - episode.query_y).square().mean((1, 2)) for p in predictions])  # (steps, B)
