@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from metarl.errors import MetarlError, UnknownNameError
 
 COMMANDS = {
-    "train": "meta-train an algorithm on an environment's task distribution",
-    "evaluate": "let a trained run adapt to unseen tasks, episode by episode",
+    "train": "meta-train an algorithm on an environment's task distribution, or on the classes of a data set",
+    "evaluate": "let a trained run adapt to unseen tasks, and say how well",
     "compare": "put runs on one picture, by the environment steps they spend on a new task",
     "record": "write a video of a trained run adapting to unseen tasks",
     "explain": "show what a learned loss learned: pictures, numbers and a formula",
-    "list": "environments with their task parameters, algorithms and presets",
+    "list": "environments with their task parameters, algorithms, data sets, few-shot learners, presets",
     "doctor": "what this machine can do (devices, engines, renderers, video), and how to get the rest",
 }
 
@@ -28,6 +28,8 @@ examples:
   metarl train rl2 --env reach-planar --out runs/reach
   metarl evaluate runs/reach --split test --episodes 3
   metarl record runs/reach --num-tasks 4 --out videos/reach.mp4
+  metarl train protonet --data omniglot --out runs/omniglot
+  metarl evaluate runs/omniglot --ways 5 20 --shots 1 5
 """
 
 

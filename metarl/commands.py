@@ -29,6 +29,7 @@ from metarl.printing import check_writable, console, print_table
 
 if TYPE_CHECKING:
     from metarl.evaluate import Evaluation
+    from metarl.rollout import Adapts
     from metarl.run import LoadedRun
 
 _MAX_WIDTH = 120
@@ -115,6 +116,12 @@ def evaluate(arguments: list[str]) -> int:
             episodes_per_task=per_task,
             deterministic=False if options.stochastic else None,
             **protocol,
+        )
+    if options.prototypes:
+        warm, sampled = _with_prototypes(run), False if options.stochastic else None
+        label = "prototypes"
+        evaluations[label] = run_evaluation(
+            warm, run.spec, algorithm=run.config.algorithm, deterministic=sampled, **protocol
         )
     if run.spec.expert is not None:
         evaluations["expert"] = run_evaluation(Expert(), run.spec, algorithm="expert", **protocol)
@@ -289,6 +296,14 @@ def _names_few_shot_run(arguments: Sequence[str]) -> bool:
     from metarl.fewshot.run import is_few_shot_run
 
     return any(is_few_shot_run(Path(a)) for a in arguments[:1] if not a.startswith("-"))
+
+
+def _with_prototypes(run: LoadedRun) -> Adapts:
+    from metarl.learners.context_rl import ContextRL
+
+    if not isinstance(run.learner, ContextRL):
+        raise ConfigError(f"--prototypes goes with runs of context-rl, {run.path} is one of {run.config.algorithm}.")
+    return run.learner.with_prototypes()
 
 
 def _train_defaults(arguments: Sequence[str]) -> TrainOptions:

@@ -35,7 +35,8 @@ def config_to_json(config: Any) -> Any:
 def config_from_json(kind: type[Config], value: Any, where: str = "config") -> Config:
     """Build a dataclass from JSON: every key must be a field, every value of its type.
 
-    Fields that are missing take their defaults, so that a config of an older version still loads.
+    Fields that are missing take their defaults, and keys that a dataclass has in its `RENAMED` stand for the new name,
+    so that a config of an older version still loads.
 
     Args:
         kind: the dataclass.
@@ -82,7 +83,8 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _decode_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ConfigError(f"{where} is {value!r}, expected the fields of {kind.__name__}.")
-    hints = get_type_hints(kind)
+    hints, renamed = get_type_hints(kind), getattr(kind, "RENAMED", {})
+    value = {renamed.get(key, key): item for key, item in value.items()}
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in value:
         if key not in fields:

@@ -140,7 +140,7 @@ class LearnedLoss:
         return LearnedLoss(
             kind=formula.loss,
             role="advantage" if formula.loss == "advantage" else "reward",
-            signals=formula.signals,
+            signals=formula.read_signals,
             loss=loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
             parameters={},

@@ -7,6 +7,7 @@ import textwrap
 import envs
 from metarl import learners
 from metarl.errors import UnknownNameError
+from metarl.fewshot import listing as fewshot_listing
 from metarl.tasks import Choice, Distribution, Normal, Parameter, TaskDistribution, Uniform
 from metarl.types import Continuous
 from metarl.worlds import ProcessSpec, Spec
@@ -20,27 +21,51 @@ def overview(width: int = 80) -> str:
     """
     blocks = [_family(name, members, width) for name, members in envs.families(envs.names()).items()]
     lines = [_wrapped(f"{name}: {learners.find(name).description}", width) for name in learners.names()]
-    more = _wrapped("`metarl list NAME` shows all about an environment or an algorithm.", width)
-    return "\n\n".join(["ENVIRONMENTS", *blocks, "ALGORITHMS", "\n".join(lines), more])
+    few_shot = [
+        part
+        for section, entries in fewshot_listing.overview().items()
+        for part in (section, "\n".join(_wrapped(entry, width) for entry in entries))
+    ]
+    more = _wrapped("`metarl list NAME` shows all about an environment, an algorithm, a data set or a learner.", width)
+    return "\n\n".join(["ENVIRONMENTS", *blocks, "ALGORITHMS", "\n".join(lines), *few_shot, more])
 
 
 def details(name: str, width: int = 80) -> str:
-    """An environment with the ranges of its task parameters, or an algorithm with its presets.
+    """An environment with the ranges of its task parameters, an algorithm or few-shot learner with its presets, or a
+    data set with its options; both where an algorithm and a few-shot learner share a name.
 
     Raises:
-        UnknownNameError: no environment or algorithm of this name.
+        UnknownNameError: nothing has this name.
     """
     if name in envs.names():
         spec = envs.make_spec(name)
         parameters = [_parameter(parameter, width) for parameter in spec.tasks.parameters]
         return "\n".join([_environment(spec, width), "", *parameters, *_shifts(spec.tasks, width)])
+    found = []
     if name in learners.names():
-        families = envs.families(envs.names()).items()
-        presets = [f"{env}: {', '.join(learners.preset_names(name, _member(env, of)))}" for env, of in families]
-        lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
-        return "\n".join([_wrapped(f"{name}: {learners.find(name).description}", width), *lines])
-    shown = [*envs.families(envs.names()), *learners.names()]
-    raise UnknownNameError("environment or algorithm", name, [*envs.names(), *learners.names()], shown=shown)
+        found.append(_algorithm(name, width))
+    if name in fewshot_listing.names():
+        found.append("\n".join(_indented(line, width) for line in fewshot_listing.details(name)))
+    if found:
+        return "\n\n".join(found)
+    few_shot = fewshot_listing.names()
+    known = [*envs.names(), *learners.names(), *few_shot]
+    shown = [*envs.families(envs.names()), *dict.fromkeys([*learners.names(), *few_shot])]
+    raise UnknownNameError("environment, algorithm, data set or learner", name, known, shown=shown)
+
+
+def _algorithm(name: str, width: int) -> str:
+    """An algorithm with its presets."""
+    families = envs.families(envs.names()).items()
+    presets = [f"{env}: {', '.join(learners.preset_names(name, _member(env, of)))}" for env, of in families]
+    lines = [_wrapped(line, width, "  ") for line in ["presets", *(f"  {preset}" for preset in presets)]]
+    return "\n".join([_wrapped(f"{name}: {learners.find(name).description}", width), *lines])
+
+
+def _indented(line: str, width: int) -> str:
+    """A line of which the spaces in front say how deep it is."""
+    text = line.lstrip()
+    return _wrapped(text, width, line[: len(line) - len(text)])
 
 
 def _family(name: str, members: list[str], width: int) -> str:

@@ -70,7 +70,8 @@ class EvaluateOptions:
     run: tyro.conf.Positional[Run]
     """Run folder, or one of its checkpoints."""
     env: OptionalEnv = None
-    """Another environment, of whose signals a learned loss can read; default: the run's own."""
+    """Another environment, with observations and actions of the same shape, or signals that a learned loss can read;
+    default: the run's own."""
     split: Split = "test"
     """Which tasks: train, validation, test, interpolation, extrapolation or a shift; `metarl list ENV` shows them."""
     num_tasks: int = 64
@@ -85,6 +86,8 @@ class EvaluateOptions:
     """Seed of the tasks, the worlds' noise and sampled actions."""
     stochastic: bool = False
     """Sample actions instead of taking the likeliest, as gradient learners and some environments do anyway."""
+    prototypes: bool = False
+    """Also show context-rl when it is told the embedding of the nearest known task in place of the one it finds."""
     compare: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="RUN ...")] = ()
     """Other runs on the same environment, to put beside this one."""
     json: OptionalPath = None

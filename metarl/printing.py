@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -12,15 +13,24 @@ from rich.table import Table
 
 from metarl.errors import ConfigError
 
+_MAX_UNBROKEN = 12
+"""Letters of a row's name that are not broken in a narrow terminal."""
+
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def print_table(rows: Sequence[Sequence[str]], title: str) -> None:
     """Print rows, of which the first is the header; columns of nothing but "-" are left out."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+    )
     shown = [i for i in range(len(rows[0])) if any(row[i] != "-" for row in rows[1:])]
+    first = min(max(len(row[shown[0]]) for row in rows), _MAX_UNBROKEN)
     for position, name in enumerate(rows[0][i] for i in shown):
-        table.add_column(name, justify="left" if position == 0 else "right", no_wrap=position > 0, overflow="fold")
+        is_first = position == 0
+        width = first if is_first else None
+        justify: Literal["left", "right"] = "left" if is_first else "right"
+        table.add_column(name, justify=justify, no_wrap=not is_first, overflow="fold", min_width=width)
     for row in rows[1:]:
         table.add_row(*(row[i] for i in shown))
     console.print(table)

@@ -278,7 +278,7 @@ def snapshot(
     Args:
         specs: environments with a body, one panel each.
         path: the PNG to write.
-        num_steps: steps before the picture, at most the horizon.
+        num_steps: steps before the picture, fewer where the episode ends before.
         split: where the task comes from.
         seed: of the task, the reset and random actions.
         columns, frame_width, frame_height, render_backend: as in `write_clips`.
@@ -290,7 +290,9 @@ def snapshot(
         env.set_tasks(spec.tasks.split(split, 1, seed))
         env.reset()
         for _ in range(min(num_steps, spec.horizon)):
-            env.step(env.expert_action() if spec.expert is not None else _random_action(spec, env.generator))
+            step = env.step(env.expert_action() if spec.expert is not None else _random_action(spec, env.generator))
+            if bool(step.terminated):  # a robot that lies on the ground is no picture of what it does
+                break
         pose = {name: value[0].numpy() for name, value in env.pose().items()}
         model = _drawing_models(env)[0]
         with Renderer(model, frame_width, frame_height, backend=render_backend, camera=body.camera) as renderer:

@@ -110,22 +110,42 @@ def load_run(path: Path | str, device: str = "auto") -> LoadedRun:
 
 
 def on_env(run: LoadedRun, env: str) -> LoadedRun:
-    """A run of a learned loss as if it were one on another environment (`metarl.learned_loss.transfer`).
+    """A run as if it were one on another environment.
+
+    A learned loss trains fresh policies there (`metarl.learned_loss.transfer`); any other learner acts there as it is,
+    where observations and actions have the same shapes: from one simulation of a robot to another one of it.
 
     Raises:
         UnknownNameError: no such environment.
-        ConfigError: the run learned no loss, or one that reads signals that the environment does not give.
+        ConfigError: a learned loss reads signals that the environment does not give; a policy does not fit.
     """
     import envs
 
     spec = envs.make_spec(env)
-    if not isinstance(run.learner, LearnedLossLearner):
-        raise ConfigError(
-            f"{run.path} is of {run.config.algorithm} on {run.config.env}, whose policy fits no other environment: "
-            "only runs of learned-loss can be used on another one."
-        )
-    learner = transfer(run.learner, spec, run.config.seed, run.config.device)
-    return replace(run, config=replace(run.config, env=env, env_options={}), spec=spec, learner=learner)
+    config = replace(run.config, env=env, env_options={})
+    if isinstance(run.learner, LearnedLossLearner):
+        learner: Learner = transfer(run.learner, spec, run.config.seed, run.config.device)
+    else:
+        _refuse_other_layout(run, spec)
+        spec, learner = build(config, run.path)
+        learner.load_state_dict(run.learner.state_dict())
+    return replace(run, config=config, spec=spec, learner=learner)
+
+
+def _refuse_other_layout(run: LoadedRun, spec: Spec) -> None:
+    """Raise ConfigError where a policy cannot act in another environment."""
+    names = [[p.name for p in e.tasks.parameters] for e in (run.spec, spec)]
+    shapes = [f"{e.obs_dim} observations and {e.action_space}" for e in (run.spec, spec)]
+    if shapes[0] != shapes[1]:
+        reason = f"{shapes[0]} there, {shapes[1]} here"
+    elif getattr(run.config.settings, "sees_task", False) and names[0] != names[1]:
+        reason = "it is told the parameters of its own tasks, which are others"
+    else:
+        return
+    raise ConfigError(
+        f"the policy of {run.path} ({run.config.algorithm} on {run.spec.name}) does not fit {spec.name}: {reason}. "
+        "Only a learned loss goes to another robot."
+    )
 
 
 def read_config(values: Mapping[str, Any], path: Path, device: str | None = None) -> RunConfig:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
@@ -86,8 +87,10 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     for row in rows:
         table.add_row(*row)
     console = Console()
-    console.width = console.width if console.is_terminal else 160  # a file need not be narrow
-    console.print(table)
+    # Nothing is cut: what is wider than a terminal goes on in its next line, and a file need not be narrow.
+    widest = Measurement.get(console, console.options.update_width(1000), table).maximum
+    console.width = max(console.width, widest)
+    console.print(table, soft_wrap=True)
 
 
 def save(path: Path, result: Mapping[str, Any]) -> None:

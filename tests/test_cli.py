@@ -123,6 +123,28 @@ def test_every_gradient_learner_trains_goes_on_and_is_evaluated(tmp_path, algori
     assert len(values["returns"]) == 3 and all(len(row) == 3 for row in values["returns"])
 
 
+@pytest.mark.parametrize("env", ["point-navigation", "bandit", "reach-planar"])
+@pytest.mark.parametrize("encoder_loss", ["dynamics", "focal", "prototypical", "rl"])
+def test_context_rl_trains_goes_on_and_is_evaluated(tmp_path, encoder_loss, env):
+    out, command = tmp_path / "run", ["train", "context-rl", "--env", env, "--out", tmp_path / "run"]
+    sizes = ["--num-worlds", 8, "--hidden-dim", 8, "--episodes-per-trial", 2, "--validate-every", 1]
+    sizes += [] if env == "bandit" else ["--env-options", "horizon=5"]
+    kind = ["--pooling", "gaussian", "--samples-posterior"] if env == "bandit" else ["--window", 3]
+    assert run(*command, *sizes, *kind, "--encoder-loss", encoder_loss, "--total-steps", 480) == 0
+    assert run(*command, "--resume") == 0
+    assert run("evaluate", out, "--num-tasks", 3, "--prototypes") == 0
+    values = json.loads((out / "evaluation.json").read_text())
+    assert "prototypes" in values["references"]
+    if env == "reach-planar":
+        video = tmp_path / "v.mp4"
+        assert run("record", out, "--num-tasks", 1, "--episodes", 1, "--out", video) == 0
+        assert video.stat().st_size > 1000
+
+
+def test_prototypes_go_with_context_rl_alone(trained, refused):
+    assert "--prototypes goes with runs of context-rl" in refused("evaluate", trained / "arm", "--prototypes")
+
+
 LOSSES = ("reward", "potential", "advantage", "drift", "lpg", "ml3")
 HAND_DESIGNED = ("feedback", "dense", "dense-bonus", "hand-potential")
 

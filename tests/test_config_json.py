@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 
@@ -72,3 +72,16 @@ def test_a_config_that_does_not_fit_is_named_by_its_key(value, message):
 def test_a_config_that_json_cannot_keep_is_refused():
     with pytest.raises(TypeError, match="holds a set"):
         config_to_json(Training("x", options={1, 2}))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Renamed:
+    new: int = 0
+    RENAMED: ClassVar[dict[str, str]] = {"old": "new"}
+
+
+def test_a_field_that_has_another_name_now_is_read_by_the_old_one():
+    assert config_from_json(Renamed, {"old": 3}) == config_from_json(Renamed, {"new": 3}) == Renamed(3)
+    assert config_to_json(Renamed(3)) == {"new": 3}
+    with pytest.raises(ConfigError, match="unknown key 'older'"):
+        config_from_json(Renamed, {"older": 3})

@@ -60,9 +60,9 @@ def bounded(value):
     return 5 * torch.tanh(value / 5)
 
 
-def steps(num=7):
+def steps(num=7, num_signals=2):
     generator = torch.Generator().manual_seed(0)
-    before, after = torch.randn(2, num, 2, generator=generator)
+    before, after = torch.randn(2, num, num_signals, generator=generator)
     effort, feedback = torch.rand(2, num, generator=generator)
     return before, after, effort, feedback, torch.tensor([0.0] * (num - 1) + [1.0])
 
@@ -81,9 +81,9 @@ def test_a_reward_is_feedback_plus_the_bounded_formula(file):
 
 
 def test_a_potential_takes_the_discount_of_the_learner(file):
-    before, after, effort, feedback, ended = steps()
+    before, after, effort, feedback, ended = steps(num_signals=1)
     loss = LearnedLoss.from_formula(file(POTENTIAL)).with_discount(0.8)
-    expected = feedback + 0.8 * bounded(-after[:, 1]) * (1 - ended) - bounded(-before[:, 1])
+    expected = feedback + 0.8 * bounded(-after[:, 0]) * (1 - ended) - bounded(-before[:, 0])
     torch.testing.assert_close(loss.reward(before, after, effort, feedback, ended), expected)
 
 
@@ -133,7 +133,7 @@ def test_inner_steps_follow_a_formula(file, formula):
     rollout = batch(learner, 2)
     reward, discount = learner._inner_reward(rollout)
     assert discount == pytest.approx(0.45 if formula is REWARD else 0.99)
-    columns = [SPEC.signals.names.index(name) for name in formula.signals]
+    columns = [SPEC.signals.names.index(name) for name in formula.read_signals]
     signals = rollout.signals[..., columns][0]  # (H + 1, N, S)
     alone = LearnedLoss.from_formula(file(formula)).with_discount(0.99)
     effort = rollout.action[:HORIZON].square().mean(-1)
@@ -177,13 +177,29 @@ def test_a_run_keeps_its_formula_and_resumes_bit_for_bit_without_the_file(file, 
 
 
 def test_a_formula_without_a_value_is_refused(file):
-    before, after, effort, feedback, ended = steps()
+    before, after, effort, feedback, ended = steps(num_signals=1)
     loss = LearnedLoss.from_formula(file(replace(REWARD, expression="sqrt(closing_speed)")))
     with pytest.raises(ConfigError, match=r"the formula sqrt\(closing_speed\) has no value in a state that was met"):
         loss.reward(-before.abs(), after, effort, feedback, ended)
     assert loss.reward(before.abs(), after, effort, feedback, ended).isfinite().all()
     of_failed_physics = loss.reward(before * torch.nan, after, effort, feedback, ended)
     assert of_failed_physics.isnan().all()
+
+
+def test_a_formula_asks_for_the_signals_that_it_reads_alone(file):
+    wide = ("closing_speed", "no_such_signal", "log_distance")
+    path = file(replace(REWARD, expression="2 * closing_speed + effort", signals=wide))
+    loss = LearnedLoss.from_formula(path)
+    assert loss.signals == ("closing_speed",) and loss.columns(SPEC) == [SPEC.signals.names.index("closing_speed")]
+    before, after, effort, feedback, ended = steps(num_signals=1)
+    expected = feedback + bounded(2 * before[:, 0] + effort)
+    torch.testing.assert_close(loss.reward(before, after, effort, feedback, ended), expected)
+    assert LearnedLoss.from_formula(file(replace(REWARD, expression="-effort"))).signals == ()
+    change = file(replace(POTENTIAL, signals=wide, expression="log_distance - 3"))
+    assert LearnedLoss.from_formula(change).signals == ("log_distance",)
+    missing = LearnedLoss.from_formula(file(replace(REWARD, signals=wide, expression="change_of_no_such_signal")))
+    with pytest.raises(ConfigError, match="signals that reach-robots does not give: no_such_signal"):
+        missing.columns(SPEC)
 
 
 def command(arguments):

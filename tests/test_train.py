@@ -17,6 +17,7 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError
+from metarl.learners.context_rl import ContextConfig
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPOConfig
 from metarl.learners.promp import ProMPConfig
@@ -36,6 +37,15 @@ BY_TASK = {
 }
 SETTINGS = {
     "rl2": SMALL,
+    "context-rl": ContextConfig(
+        total_steps=SMALL.total_steps,
+        num_worlds=64,
+        episodes_per_trial=2,
+        hidden_dim=16,
+        num_minibatches=2,
+        pooling="gaussian",
+        samples_posterior=True,
+    ),
     "oracle": replace(SMALL, memory=False, sees_task=True),
     "maml-trpo": MAMLTRPOConfig(**BY_TASK, metric_share=0.5),
     "meta-sgd": MAMLTRPOConfig(**BY_TASK, learns_inner_lr=True),

@@ -187,8 +187,13 @@ def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 def metrics(state: Arrays, lap_m: float = roads.LENGTH_M) -> Tensor:
     """The metrics of the module's docstring, (N, 4); `lap_m` as in `advance`."""
-    progress, num_steps, lap_steps, slip_angle = state["record"].unbind(1)
+    progress, _, lap_steps, slip_angle = state["record"].unbind(1)
     # The step in which the lap ends is part of it.
     lap_time = torch.where(progress >= lap_m, (lap_steps + 1.0) * car.CONTROL_DT_S, math.nan)
     off_track = state["off_road"].to(progress.dtype)
-    return torch.stack([progress, lap_time, off_track, slip_angle / num_steps.clamp(min=1.0)], 1)
+    return torch.stack([progress, lap_time, off_track, slip_angle / num_steps(state)], 1)
+
+
+def num_steps(state: Arrays) -> Tensor:
+    """Steps until the end or until the car left the road, at least 1, (N,)."""
+    return state["record"][:, 1].clamp(min=1.0)

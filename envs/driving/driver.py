@@ -2,8 +2,8 @@
 
 Source: R. C. Coulter, Implementation of the pure pursuit path tracking algorithm, CMU-RI-TR-92-01, 1992: steer
 along the arc through the car and a point of the road ahead. Added: the state is predicted over the dead time
-of the steering, the tyres' slip and the steering offset are compensated, and the speed is limited by
-grip in the corners ahead and by the braking distance to them.
+of the steering, the tyres' slip on the road's arc and the steering offset are compensated, and the speed is limited by
+grip in the corners ahead, by the braking distance to them, and by the critical speed of a car that oversteers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ GRIP_SHARE = 0.8
 """Share of the grip in corners that the driver plans with; slowing down there unloads the rear axle."""
 BRAKING_SHARE = 0.3
 """Share of that grip, and of the full brake, that the driver plans to brake with."""
+STABLE_SHARE = 0.85
+"""Share of the critical speed of an oversteering car that the driver keeps to."""
 SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
 
@@ -28,24 +30,28 @@ def drive(
     *,
     grip: Tensor | None = None,
     line_m: Tensor | None = None,
-    drag: Tensor | None = None,
+    drag: Tensor | float = car.DRAG_N_PER_M_S,
+    towed_kg: Tensor | float = 0.0,
     grip_share: float = GRIP_SHARE,
+    braking_share: float = BRAKING_SHARE,
 ) -> Tensor:
     """Choose the action for what is observed and what is known of the vehicle.
 
     Args:
-        task: "grip", "width" and any of `car.NOMINAL`, each (N,).
+        task: "grip", "width", any of `car.NOMINAL`, and the tables of `car.derive`, each (N, ...).
         obs: (N, >= OBS_DIM), as `course` observes.
         grip: at the look-ahead points, (N, NUM_LOOK_AHEADS); None: "grip" everywhere.
         line_m: (N,) where to drive, to the left of the centreline; None: on it.
-        drag: (N,) force per speed that holds the car back, N/(m/s); None: that of the car alone.
-        grip_share: share of the grip that is planned with, 0 to 1.
+        drag: (N,) force per speed that holds the car back, N/(m/s).
+        towed_kg: (N,) mass of a trailer without brakes.
+        grip_share: share of the grip in corners that is planned with, 0 to 1.
+        braking_share: share of that, and of the full brake, that is planned to brake with.
 
     Returns:
         (N, 2) float32 actions in [-1, 1].
     """
-    vehicle = car.vehicle_of(task)
-    mass = vehicle["mass"] * car.MASS_KG
+    vehicle, mass = car.vehicle_of(task), task["mass_kg"]
+    brake_unit = task["pedal_unit"][:, 1]
     yaw_rate, speed = 5.0 * obs[:, 1], 5.0 * obs[:, 2]
     curvature = obs[:, 7 : 7 + course.NUM_LOOK_AHEADS]
     dead_time = vehicle["steer_delay"] + SERVO_LAG_S
@@ -55,10 +61,19 @@ def drive(
         beside = beside - line_m
     lateral = beside + dead_time * speed * heading_error
     pursuit = pursuit_curvature(curvature, lateral, heading_error, speed, dead_time)
-    grip = task["grip"].unsqueeze(1) if grip is None else grip
-    target = target_speed(curvature, speed, grip_share * car.GRAVITY * grip, vehicle["motor_lag"], mass)
-    force = 4.0 * mass * (target - speed) + (car.DRAG_N_PER_M_S if drag is None else drag) * speed
-    action = [steering(pursuit, speed, vehicle, mass), pedal(force, speed, vehicle["power"])]
+    slip = slip_difference(vehicle, task["load"])
+    # What the wheels are told now they do where the road will be when they answer.
+    answered = (dead_time * speed / course.AHEAD_M).clamp(0.0, 1.0)
+    turn = torch.lerp(curvature[:, 0], curvature[:, 1], answered)
+    lateral_acceleration = grip_share * car.GRAVITY * (task["grip"].unsqueeze(1) if grip is None else grip)
+    whole = mass + towed_kg
+    strongest_brake = (brake_unit * speed.clamp(min=1.0) / whole).unsqueeze(1)
+    braking = braking_share * torch.minimum(lateral_acceleration * (mass / whole).unsqueeze(1), strongest_brake)
+    target = target_speed(curvature, speed, lateral_acceleration, braking, vehicle["motor_lag"])
+    # A car whose rear slips more than its front turns in by itself above the speed where 2 l / v = -slip.
+    target = target.minimum(STABLE_SHARE * 2 * car.AXLE_M / (-slip).clamp(min=0.01))
+    force = 4.0 * whole * (target - speed) + drag * speed
+    action = [steering(pursuit, slip * speed * turn, vehicle["steer_offset"]), pedal(task, force, speed)]
     return torch.stack(action, 1).clamp(-1.0, 1.0)
 
 
@@ -82,31 +97,31 @@ def pursuit_curvature(
     return 2.0 * point_y / (point_x.square() + point_y.square()).clamp(min=0.1)
 
 
-def steering(pursuit: Tensor, speed: Tensor, vehicle: Arrays, mass: Tensor) -> Tensor:
-    """Servo command for a curvature: the kinematic angle plus the difference of the axles' slip."""
-    share = 0.5 + vehicle["com_shift"] / (2 * car.AXLE_M)
-    force = mass * speed.square() * pursuit
-    slip_front = force * share / (car.TYRE_N_PER_M_S * vehicle["tyre_stiffness_front"])  # m/s
-    slip_rear = force * (1 - share) / (car.TYRE_N_PER_M_S * vehicle["tyre_stiffness_rear"])
-    angle = (2 * car.AXLE_M * pursuit).atan() + (slip_front - slip_rear) / speed.clamp(min=1.0)
-    return (angle - vehicle["steer_offset"]) / car.MAX_STEER_RAD
+def slip_difference(vehicle: Arrays, load: Tensor) -> Tensor:
+    """Sideways speed of the front less that of the rear axle, m/s, per lateral acceleration, m/s^2, (N,)."""
+    front = load[:, car.TYRE_FRONT, 1] / vehicle["tyre_stiffness_front"]
+    rear = load[:, car.TYRE_REAR, 1] / vehicle["tyre_stiffness_rear"]
+    return (front - rear) / (car.GRAVITY * car.TYRE_N_PER_M_S)
+
+
+def steering(pursuit: Tensor, slip_angle: Tensor, steer_offset: Tensor) -> Tensor:
+    """Servo command for a curvature, 1/m: the kinematic angle plus the difference of the axles' slip, rad, (N,)."""
+    return ((2 * car.AXLE_M * pursuit).atan() + slip_angle - steer_offset) / car.MAX_STEER_RAD
+
+
+def pedal(task: Arrays, force: Tensor, speed: Tensor) -> Tensor:
+    """The drive for a force forwards, or the brake for one backwards, N, (N,)."""
+    drive_unit, brake_unit = task["pedal_unit"].unbind(1)
+    return torch.where(force > 0, force / drive_unit, force / (brake_unit * speed.clamp(min=0.5)))
 
 
 def target_speed(
-    curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor, motor_lag: Tensor, mass: Tensor
+    curvature: Tensor, speed: Tensor, lateral_acceleration: Tensor, braking: Tensor, motor_lag: Tensor
 ) -> Tensor:
     """Largest speed from which every corner ahead can still be reached at its own speed: v^2 = v_c^2 + 2 sum(a ds)."""
     corner = lateral_acceleration / curvature.abs().clamp(min=0.05)  # (N, 8) speed squared
-    strongest_brake = car.BRAKE_N_PER_M_S * speed.clamp(min=1.0) / mass
-    braking = BRAKING_SHARE * torch.minimum(lateral_acceleration, strongest_brake.unsqueeze(1))  # (N, 8 or 1)
     ahead = torch.arange(course.NUM_LOOK_AHEADS, device=speed.device) * course.AHEAD_M
     distance = (ahead - (motor_lag * speed).unsqueeze(1)).clamp(min=0.0)
-    lost = torch.diff(distance, dim=1) * (braking.expand_as(corner)[:, :-1])  # between neighbours
+    lost = torch.diff(distance, dim=1) * braking.expand_as(corner)[:, :-1]  # between neighbours
     lost = torch.cat([torch.zeros_like(lost[:, :1]), lost.cumsum(1)], 1)
     return (corner + 2.0 * lost).amin(1).sqrt()
-
-
-def pedal(force: Tensor, speed: Tensor, power: Tensor) -> Tensor:
-    """The drive for a force forwards, or the brake for one backwards, (N,)."""
-    brake = force / (car.BRAKE_N_PER_M_S * speed.clamp(min=0.5))
-    return torch.where(force > 0, force / (power * car.PEAK_FORCE_N), brake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import mujoco
@@ -9,7 +10,7 @@ import mujoco
 from envs.driving import vehicles
 
 SLOT_LENGTH_M, SLOT_WIDTH_M, LINE_M = 0.8, 0.48, 0.03
-_LINE, _GOAL, _KERB = (0.93, 0.93, 0.9, 1), (0.16, 0.55, 0.35, 1), (0.72, 0.72, 0.7, 1)
+_LINE, _GOAL = (0.93, 0.93, 0.9, 1), (0.16, 0.55, 0.35, 1)
 _TARGET = (0.95, 0.8, 0.15, 1)
 
 
@@ -34,10 +35,10 @@ def car_on_lot(model_file: Path, wheelbase: float) -> mujoco.MjModel:
     # An arrow in the slot: the front of the car belongs at its tip.
     _flat(spec, [0.16, 0.02], [centre - 0.04, 0.0], _TARGET, 2)
     for side in (1, -1):
-        _flat(spec, [0.075, 0.02], [centre + 0.11, 0.045 * side], _TARGET, 2, yaw=-0.7 * side)
-    for step in range(-4, 5):
-        _flat(spec, [0.12, LINE_M / 2], [0.55 * step, -2.35], _LINE, 1)
-        _flat(spec, [0.12, LINE_M / 2], [0.55 * step, 2.35], _LINE, 1)
+        _flat(spec, [0.075, 0.02], [centre + 0.1, 0.045 * side], _TARGET, 2, yaw=-0.7 * side)
+    for row in (-1.0, 1.0):
+        for step in range(-5, 6):
+            _flat(spec, [0.12, LINE_M / 2], [0.55 * step, 2.4 * row], _LINE, 1)
     return spec.compile()
 
 
@@ -46,8 +47,8 @@ def _add_ground(spec: mujoco.MjSpec) -> None:
     sky.builtin, sky.rgb1, sky.rgb2 = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT, [0.62, 0.75, 0.88], [0.9, 0.94, 0.97]
     asphalt = spec.add_texture(name="asphalt", type=mujoco.mjtTexture.mjTEXTURE_2D, width=128, height=128)
     asphalt.builtin = mujoco.mjtBuiltin.mjBUILTIN_CHECKER
-    asphalt.rgb1, asphalt.rgb2 = [0.29, 0.3, 0.32], [0.31, 0.32, 0.34]
-    material = spec.add_material(name="asphalt", texrepeat=[1, 1], texuniform=True)
+    asphalt.rgb1, asphalt.rgb2 = [0.285, 0.292, 0.305], [0.295, 0.302, 0.315]
+    material = spec.add_material(name="asphalt", texrepeat=[4, 4], texuniform=True)
     material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "asphalt"
     spec.worldbody.add_geom(
         name="ground", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[12, 12, 1], material="asphalt", contype=0, conaffinity=0
@@ -70,4 +71,4 @@ def _flat(
         type=mujoco.mjtGeom.mjGEOM_BOX, size=[*half, 0.002 * layer], pos=[*centre, 0.0], rgba=rgba
     )
     geom.contype = geom.conaffinity = 0
-    geom.alt.euler = [0, 0, yaw]
+    geom.quat = [math.cos(yaw / 2), 0, 0, math.sin(yaw / 2)]

@@ -1,14 +1,18 @@
-"""What a video of a road shows: grass, gravel, the swept line, edge lines, kerbs, a start line and the car."""
+"""What a video of a road shows: grass, the surface and its stripes, edge lines, kerbs, a start line and the car."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
 
-GRAVEL, LINE, RED = (0.52, 0.48, 0.42, 1), (0.93, 0.93, 0.9, 1), (0.78, 0.1, 0.1, 1)
-SWEPT = (0.33, 0.32, 0.31, 1)
+GRAVEL, ASPHALT = (0.52, 0.48, 0.42, 1), (0.3, 0.3, 0.31, 1)
+LINE, RED, SWEPT = (0.93, 0.93, 0.9, 1), (0.78, 0.1, 0.1, 1), (0.33, 0.32, 0.31, 1)
+WET, ICE = np.array([0.13, 0.16, 0.22, 1]), np.array([0.5, 0.66, 0.8, 1])
+"""Colours of a patch that is a little slippery, and of one that has hardly any grip."""
 LINE_M, KERB_M, SWEPT_M = 0.05, 0.12, 0.2
 """Widths of the edge lines, of the kerbs and of the swept line."""
 KERB_CURVATURE = 0.45
@@ -17,32 +21,67 @@ KERB_POINTS = 5
 """Table points per block of a kerb."""
 
 
-def car_without_geoms(model_file: Path) -> mujoco.MjModel:
-    """The car to be stepped: geoms are for drawing only and their kinematics would cost a fifth of a step."""
-    spec = mujoco.MjSpec.from_file(str(model_file))
+class Stripe(NamedTuple):
+    """A part of the road's surface that looks different.
+
+    Attributes:
+        left, right: its edges, m to the left of the centreline, left > right.
+        rgba: its colour.
+        points: the table points that it runs along; None: all of the closed road.
+    """
+
+    left: float
+    right: float
+    rgba: tuple[float, ...]
+    points: np.ndarray | None = None
+
+
+def without_geoms(spec: mujoco.MjSpec) -> mujoco.MjModel:
+    """What is to be stepped: geoms are for drawing only and their kinematics would cost a fifth of a step."""
     for geom in list(spec.geoms):
         spec.delete(geom)
     return spec.compile()
 
 
 def car_on_road(model_file: Path, road: np.ndarray, width: float, line: float) -> mujoco.MjModel:
-    """The car with its road.
+    """The car on gravel with a swept line, `line` metres to the left of the centreline; others as `on_road`."""
+    swept = Stripe(line + SWEPT_M / 2, line - SWEPT_M / 2, SWEPT)
+    return on_road(mujoco.MjSpec.from_file(str(model_file)), road, width, GRAVEL, [swept])
+
+
+def slippery(ratio: float, left: float, right: float, points: np.ndarray) -> Stripe:
+    """A patch with `ratio` of the grip beside it: from dark and wet at .9 to ice at .2."""
+    share = float(np.clip((0.9 - ratio) / 0.7, 0.0, 1.0))
+    return Stripe(left, right, tuple((1 - share) * WET + share * ICE), points)
+
+
+def on_road(
+    spec: mujoco.MjSpec,
+    road: np.ndarray,
+    width: float,
+    surface: tuple[float, ...] = ASPHALT,
+    stripes: Sequence[Stripe] = (),
+) -> mujoco.MjModel:
+    """What drives, on its road.
 
     The road is made of thin meshes and boxes, all geoms of the world body, so that every renderer draws them.
 
     Args:
-        model_file: the car.
+        spec: what drives; the road is added to it.
         road: (NUM_POINTS, 4) centreline: x (m), y (m), heading (rad), curvature (1/m).
         width: of the road, m.
-        line: where the swept line runs, m to the left of the centreline.
+        surface: colour of the road.
+        stripes: parts of the surface that look different, the later above the earlier.
     """
-    spec = mujoco.MjSpec.from_file(str(model_file))
     add_surroundings(spec)
-    half, everywhere = width / 2, [np.append(np.arange(len(road)), 0)]
-    add_ribbon(spec, "gravel", road, half, -half, 0.004, GRAVEL, everywhere)
-    add_ribbon(spec, "swept", road, line + SWEPT_M / 2, line - SWEPT_M / 2, 0.005, SWEPT, everywhere)
-    add_ribbon(spec, "line_left", road, half, half - LINE_M, 0.006, LINE, everywhere)
-    add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.006, LINE, everywhere)
+    half, everywhere = width / 2, np.append(np.arange(len(road)), 0)
+    add_ribbon(spec, "surface", road, half, -half, 0.004, surface, [everywhere])
+    for number, stripe in enumerate(stripes):
+        points = everywhere if stripe.points is None else stripe.points
+        height = 0.005 + 0.0002 * number
+        add_ribbon(spec, f"stripe_{number}", road, stripe.left, stripe.right, height, stripe.rgba, [points])
+    add_ribbon(spec, "line_left", road, half, half - LINE_M, 0.007, LINE, [everywhere])
+    add_ribbon(spec, "line_right", road, LINE_M - half, -half, 0.007, LINE, [everywhere])
     for colour, rgba, blocks in [("red", RED, _kerb_blocks(road, 0)), ("white", LINE, _kerb_blocks(road, 1))]:
         if blocks:
             add_ribbon(spec, f"kerb_left_{colour}", road, half + KERB_M, half - 0.01, 0.012, rgba, blocks)

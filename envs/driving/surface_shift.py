@@ -53,7 +53,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool1d, pad
 
 from envs.driving import car, course, driver, roads, scene
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals, Start
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -97,23 +97,13 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         action_space=Continuous(2),
         horizon=horizon,
         reset=reset,
-        observe=observe,
-        step=step,
-        control=control,
+        observe=car.sensed(observe),
+        step=car.sensed(step),
+        control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
-        physics=Physics(
-            model=scene.car_without_geoms(car.MODEL_FILE),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=course.DATA_FIELDS,
-            model_fields=car.MODEL_FIELDS,
-            configure=car.configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
-        ),
-        signals=Signals(course.SIGNAL_NAMES, course.signals),
+        physics=car.physics(draw),
+        signals=Signals(course.SIGNAL_NAMES, car.sensed(course.signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=expert,
         description="a car on asphalt with hidden slippery patches; grip, patches and road differ",
@@ -154,9 +144,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
     zero = torch.zeros_like(start.state["distance"])
     memory = {
         "shift": torch.stack([zero, zero, zero + course.START_SPEED * car.CONTROL_DT_S, zero], 1),
-        "met": torch.zeros_like(start.state["off_road"]),
-        "dipped": torch.zeros_like(start.state["off_road"]),
-        "recovered": torch.zeros_like(start.state["off_road"]),
+        "phase": torch.zeros_like(start.state["pose"][:, :1], dtype=torch.bool).expand(-1, 3).clone(),
     }
     return Start(start.state | memory, start.writes)
 
@@ -183,7 +171,7 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The metrics of the module's docstring, (N, 6)."""
-    met, dipped, recovered = state["met"], state["dipped"], state["recovered"]
+    met, dipped, recovered = state["phase"].unbind(1)
     recovery = torch.where(recovered, state["shift"][:, 3] * car.CONTROL_DT_S, math.nan)
     recovery = torch.where(dipped, recovery, 0.0).masked_fill(~met, math.nan)
     off_track = state["off_road"].to(recovery.dtype).masked_fill(~met, math.nan)
@@ -200,35 +188,40 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
-    """The car on the road of one task, to be drawn; same bodies and joints as the model that is stepped."""
+    """The car on the road of one task, to be drawn, with patches from wet to icy; they are not observed."""
     one = {name: value.unsqueeze(0).cpu() for name, value in task.items()}
     road = roads.centreline(one["shape"], one["max_curvature"], one["direction"])[0].double().numpy()
-    return scene.car_on_road(car.MODEL_FILE, road, float(task["width"]), 0.0)
+    half = float(task["width"]) / 2
+    stripes = []
+    for begin, end, ratio in zip(*(value[0].tolist() for value in patches(one)), strict=True):
+        if ratio < 1.0:
+            points = torch.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1)
+            stripes.append(scene.slippery(ratio, half, -half, (points % roads.NUM_POINTS).numpy()))
+    return scene.on_road(mujoco.MjSpec.from_file(str(car.MODEL_FILE)), road, 2 * half, stripes=stripes)
 
 
 def _shift(task: Arrays, state: Arrays, after: Arrays) -> dict[str, Tensor]:
     """What the recovery time needs, frozen once the car has left the road.
 
     "shift", (N, 4): steps and progress before the first patch, recent progress per step, steps until recovered.
+    "phase", (N, 3) bool: the car has come to a patch; its progress has fallen; its progress has recovered.
     """
     point = (after["distance"] / roads.SPACING_M).round().to(torch.int64).unsqueeze(1) & (roads.NUM_POINTS - 1)
-    grip = task["grip_table"].gather(1, point)[:, 0]
-    met = state["met"] | (grip < task["grip"])
+    met_before, dipped_before, recovered_before = state["phase"].unbind(1)
+    met = met_before | (task["grip_table"].gather(1, point)[:, 0] < task["grip"])
     steps_before, progress_before, recent, waited = state["shift"].unbind(1)
     progress = after["advance"]
-    recent = recent + (progress - recent) * (car.CONTROL_DT_S / MEMORY_S)
+    recent = torch.lerp(recent, progress, car.CONTROL_DT_S / MEMORY_S)
     is_slow = met & (recent * steps_before < RECOVERED * progress_before)
-    dipped = state["dipped"] | is_slow
-    recovered = state["recovered"] | (dipped & ~is_slow)
+    dipped = dipped_before | is_slow
+    recovered = recovered_before | (dipped & ~is_slow)
     before = (~met).to(progress.dtype)
-    waits = (met & ~recovered).to(progress.dtype)
-    now = torch.stack([steps_before + before, progress_before + before * progress, recent, waited + waits], 1)
-    gone = state["off_road"]
+    waits = met & ~recovered
+    now = [steps_before + before, torch.addcmul(progress_before, before, progress), recent, waited + waits]
+    gone = state["off_road"].unsqueeze(1)
     return {
-        "shift": torch.where(gone.unsqueeze(1), state["shift"], now),
-        "met": torch.where(gone, state["met"], met),
-        "dipped": torch.where(gone, state["dipped"], dipped),
-        "recovered": torch.where(gone, state["recovered"], recovered),
+        "shift": torch.where(gone, state["shift"], torch.stack(now, 1)),
+        "phase": torch.where(gone, state["phase"], torch.stack([met, dipped, recovered], 1)),
     }
 
 

@@ -41,16 +41,7 @@ speeds up and to the front when it brakes; see car.py.
 
 Gravel: a drag of 8 N per m/s times min(1, d / 0.2 m), d the distance of the middle of the car from the swept line.
 
-Observations (N, 16), independent of where the road lies, clipped to [-5, 5]
-    0      steering servo angle          / 0.42 rad
-    1      yaw rate                      / 5 rad/s
-    2      velocity forwards             / 5 m/s, at the middle of the chassis
-    3, 4   previous action (zeros at the start)
-    5      lateral error, left positive  / half the road's width
-    6      heading error, left positive  / 0.5 rad
-    7..14  curvature of the centreline at 0, .66, 1.31, ... 4.59 m ahead, 1/m
-    15     width of the road, m
-They are what a car measures: servo, gyroscope, wheels, and its place on the road; not its lateral velocity.
+Observations (N, 16): see course.py.
 
 Reward, per control step of 40 ms
     ds / 0.2 m - 0.5 * gravel - 0.05 * (jerk + slip),  jerk = mean((action - previous action)^2) / 4 in [0, 1],
@@ -90,7 +81,7 @@ import torch
 from torch import Tensor
 
 from envs.driving import car, course, driver, roads, scene
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -129,23 +120,13 @@ def make_spec(horizon: int = 60) -> EnvSpec:
         action_space=Continuous(2),
         horizon=horizon,
         reset=course.reset,
-        observe=course.observe,
-        step=step,
-        control=control,
+        observe=car.sensed(course.observe),
+        step=car.sensed(step),
+        control=car.sensed(control),
         derive=derive,
         reset_noise=course.RESET_NOISE,
-        physics=Physics(
-            model=scene.car_without_geoms(car.MODEL_FILE),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=course.DATA_FIELDS,
-            model_fields=car.MODEL_FIELDS,
-            configure=car.configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
-        ),
-        signals=Signals(SIGNAL_NAMES, signals),
+        physics=car.physics(draw),
+        signals=Signals(SIGNAL_NAMES, car.sensed(signals)),
         metrics=Metrics(METRIC_NAMES, lambda task, data, state: course.metrics(state, STAGE_M)),
         expert=expert,
         description="a car on a gravel road with a hidden swept line; grip, vehicle and road differ",
@@ -159,14 +140,14 @@ def derive(task: Arrays) -> dict[str, Tensor]:
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
     """The car's forces and the drag of the gravel, its share d / BANK_M in units of the brake's force."""
-    drag = _depth(task, state) * (GRAVEL_N_PER_M_S / (BANK_M * car.BRAKE_N_PER_M_S))
+    drag = gravel_depth(task, state) * (GRAVEL_N_PER_M_S / (BANK_M * car.BRAKE_N_PER_M_S))
     return car.control(task, data, state, action, task["grip"].unsqueeze(1), drag)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Progress along the road less what the gravel costs."""
     after, reward, leaves = course.advance(task, data, state, action, STAGE_M)
-    reward = torch.sub(reward, _depth(task, after), alpha=GRAVEL_COST / BANK_M)
+    reward = torch.sub(reward, gravel_depth(task, after), alpha=GRAVEL_COST / BANK_M)
     success = (after["distance"] >= STAGE_M) & ~after["off_road"]
     return Outcome(after, reward.masked_fill(leaves, -1.0), leaves, success)
 
@@ -194,6 +175,6 @@ def draw(task: Arrays) -> mujoco.MjModel:
     return model
 
 
-def _depth(task: Arrays, state: Arrays) -> Tensor:
+def gravel_depth(task: Arrays, state: Arrays) -> Tensor:
     """How far the car is beside the swept line, at most to where the gravel is deep, (N,) m."""
     return (state["pose"][:, 0] - task["line_m"]).abs().clamp(max=BANK_M)

@@ -52,13 +52,14 @@ after a collision, whereas here it is the end. The outlines are two circles each
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import mujoco
 import torch
 from torch import Tensor
 
-from envs.driving import car, course, idm, roads, scene, street, traffic_driver
-from metarl.env import EnvSpec, Metrics, Noise, Outcome, Physics, Signals, Start
+from envs.driving import car, course, idm, roads, street, traffic_driver
+from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -118,24 +119,13 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         action_space=Continuous(2),
         horizon=horizon,
         reset=reset,
-        observe=observe,
-        step=step,
-        control=control,
+        observe=car.sensed(observe),
+        step=car.sensed(step),
+        control=car.sensed(control),
         derive=derive,
         reset_noise=(2 + 3 * NUM_CARS, 0),
-        physics=Physics(
-            model=scene.car_without_geoms(car.MODEL_FILE),
-            num_substeps=car.NUM_SUBSTEPS,
-            data_fields=course.DATA_FIELDS,
-            model_fields=car.MODEL_FIELDS,
-            configure=car.configure,
-            uses_set_const=True,
-            max_contacts=1,
-            max_constraints=4,
-            scene=draw,
-            scene_pose=pose_of_others,
-        ),
-        signals=Signals(SIGNAL_NAMES, signals),
+        physics=replace(car.physics(draw), scene_pose=pose_of_others),
+        signals=Signals(SIGNAL_NAMES, car.sensed(signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=traffic_driver.drive,
         description="a car among others on a street of two lanes; their drivers, grip and vehicle differ",
@@ -292,7 +282,7 @@ def _look(
     position, direction, bend = _on_street(task, place)
     to_frame = torch.polar(torch.ones_like(ahead), -qpos[:, 2]).unsqueeze(1)
     turn = direction * to_frame  # e^(i angle between the cars)
-    relative = (position - torch.view_as_complex(qpos[:, :2].contiguous()).unsqueeze(1)) * to_frame
+    relative = (position - torch.complex(qpos[:, :1], qpos[:, 1:2])) * to_frame
     velocity = turn * (speed * bend) - torch.complex(ahead, aside).unsqueeze(1)
 
     half = roads.LENGTH_M / 2

@@ -57,9 +57,11 @@ def drive(task: Arrays, obs: Tensor) -> Tensor:
     dead_time = task["steer_delay"] + driver.SERVO_LAG_S
     lateral = obs[:, 5] * width / 2
     others = _others(obs, curvature, lateral)
-    vehicle, mass = car.vehicle_of(task), task["mass"] * car.MASS_KG
+    mass = task["mass_kg"]
     lateral_acceleration = (GRIP_SHARE * task["grip"] * car.GRAVITY).unsqueeze(1)
-    corner_speed = driver.target_speed(curvature, speed, lateral_acceleration, task["motor_lag"], mass)
+    strongest_brake = (task["pedal_unit"][:, 1] * speed.clamp(min=1.0) / mass).unsqueeze(1)
+    braking = driver.BRAKING_SHARE * torch.minimum(lateral_acceleration, strongest_brake)
+    corner_speed = driver.target_speed(curvature, speed, lateral_acceleration, braking, task["motor_lag"])
     target = _lane(others, lateral, speed, corner_speed, width)
 
     heading_error = 0.5 * obs[:, 6] + dead_time * (yaw_rate - curvature[:, 0] * speed)
@@ -68,8 +70,9 @@ def drive(task: Arrays, obs: Tensor) -> Tensor:
     pursuit = driver.pursuit_curvature(curvature, predicted, heading_error, speed, dead_time)
     allowed = torch.minimum(corner_speed, _distance_keeping(others, lateral, target, speed, task))
     force = 4.0 * mass * (allowed - speed) + car.DRAG_N_PER_M_S * speed
-    pedal = driver.pedal(force, speed, task["power"])
-    return torch.stack([driver.steering(pursuit, speed, vehicle, mass), pedal], 1).clamp(-1.0, 1.0)
+    slip_angle = driver.slip_difference(task, task["load"]) * speed * pursuit
+    steering = driver.steering(pursuit, slip_angle, task["steer_offset"])
+    return torch.stack([steering, driver.pedal(task, force, speed)], 1).clamp(-1.0, 1.0)
 
 
 def _others(obs: Tensor, curvature: Tensor, lateral: Tensor) -> Others:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import mujoco
 
 LENGTH_M, WIDTH_M = 0.52, 0.28
@@ -43,7 +45,7 @@ def add_car(
 
     def box(size: tuple[float, ...], pos: tuple[float, ...], rgba: tuple[float, ...], tilt: float = 0.0) -> None:
         place = [middle + stretch * pos[0], *pos[1:]]
-        _add(body, mujoco.mjtGeom.mjGEOM_BOX, [stretch * size[0], *size[1:]], place, rgba, [0, tilt, 0])
+        _add(body, mujoco.mjtGeom.mjGEOM_BOX, [stretch * size[0], *size[1:]], place, rgba, (1, tilt))
 
     half = LENGTH_M / 2
     box((half, 0.122, 0.026), (0, 0, 0.008), paint)
@@ -63,7 +65,7 @@ def add_car(
 
 
 def _add_wheel(body: mujoco.MjsBody, pos: list[float]) -> None:
-    lying = [1.5708, 0, 0]
+    lying = (0, math.pi / 2)
     _add(body, mujoco.mjtGeom.mjGEOM_CYLINDER, [WHEEL_M, 0.024, 0], pos, _TYRE, lying)
     _add(body, mujoco.mjtGeom.mjGEOM_CYLINDER, [0.6 * WHEEL_M, 0.025, 0], pos, _RIM, lying)
 
@@ -74,7 +76,10 @@ def _add(
     size: list[float],
     pos: list[float],
     rgba: tuple[float, ...],
-    euler: list[float],
+    turn: tuple[int, float],
 ) -> None:
-    geom = body.add_geom(type=kind, size=size, pos=pos, rgba=rgba, contype=0, conaffinity=0, mass=0)
-    geom.alt.euler = euler
+    """Add a geom, turned about the x axis (0) or the y axis (1) by an angle in rad."""
+    axis, angle = turn
+    quat = [math.cos(angle / 2), 0.0, 0.0, 0.0]
+    quat[1 + axis] = math.sin(angle / 2)
+    body.add_geom(type=kind, size=size, pos=pos, quat=quat, rgba=rgba, contype=0, conaffinity=0, mass=0)

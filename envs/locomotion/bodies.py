@@ -13,7 +13,12 @@ from torch import Tensor
 GREEN = (0.2, 0.65, 0.35, 1.0)
 RED = (0.85, 0.25, 0.2, 1.0)
 LIGHT_ORANGE = (0.93, 0.62, 0.28, 1.0)
+DEAD = (0.2, 0.2, 0.24, 1.0)
+"""Of a limb without a motor."""
 DARK_ORANGE = (0.86, 0.42, 0.22, 1.0)
+
+_DRAWN_EXTENT_M = 8.0
+"""MuJoCo's own would grow with the marks on the ground, and shadows get coarse."""
 
 
 def load_body(file_name: str) -> mujoco.MjSpec:
@@ -26,6 +31,23 @@ def around(pose: Sequence[float], jitter: Tensor) -> Tensor:
     """A pose plus a deviation from it for each world, (N, n)."""
     # Number by number: a tensor made from numbers here would be a copy to the GPU that no graph can capture.
     return torch.stack([jitter[:, i] + value for i, value in enumerate(pose)], 1)
+
+
+def with_unit_quaternion(qpos: Tensor) -> Tensor:
+    """Positions of a free body and its joints, (N, nq), with the body's quaternion made one."""
+    quaternion = torch.nn.functional.normalize(qpos[:, 3:7], dim=1)
+    return torch.cat([qpos[:, :3], quaternion, qpos[:, 7:]], 1)
+
+
+def sense_contact_forces(spec: mujoco.MjSpec) -> None:
+    """Add an accelerometer to the torso: nobody reads it, but it makes MuJoCo compute `cfrc_ext`."""
+    spec.body("torso").add_site(name="torso")
+    spec.add_sensor(
+        name="contact_forces",
+        type=mujoco.mjtSensor.mjSENS_ACCELEROMETER,
+        objtype=mujoco.mjtObj.mjOBJ_SITE,
+        objname="torso",
+    )
 
 
 def add_camera(
@@ -64,11 +86,15 @@ def paint_ground(spec: mujoco.MjSpec) -> None:
     spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
     spec.worldbody.lights[0].diffuse = (0.6, 0.6, 0.6)
     spec.worldbody.lights[0].dir = (-0.3, 0.4, -1.0)
+    spec.stat.extent = _DRAWN_EXTENT_M
 
 
-def add_post(spec: mujoco.MjSpec, x: float, y: float, rgba: tuple[float, ...] = GREEN) -> None:
-    """Add a post of 0.6 m that nothing collides with."""
-    add_mark(spec, mujoco.mjtGeom.mjGEOM_CAPSULE, (0.03, 0.3, 0.0), (x, y, 0.3), rgba)
+def add_post(
+    spec: mujoco.MjSpec, x: float, y: float, rgba: tuple[float, ...] = GREEN, height_m: float = 0.6, foot_m: float = 0.0
+) -> None:
+    """Add a post that nothing collides with, its foot at the height `foot_m`."""
+    half_m = height_m / 2
+    add_mark(spec, mujoco.mjtGeom.mjGEOM_CAPSULE, (0.03, half_m, 0.0), (x, y, foot_m + half_m), rgba)
 
 
 def add_chevron(spec: mujoco.MjSpec, x: float, y: float, angle_rad: float, rgba: tuple[float, ...] = GREEN) -> None:

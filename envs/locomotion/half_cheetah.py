@@ -1,6 +1,6 @@
-"""half-cheetah-vel-maml, half-cheetah-vel-pearl, half-cheetah-dir: run at a hidden speed, or a hidden way.
+"""half-cheetah-vel-maml, -vel-pearl, -vel-promp, -vel-roml, half-cheetah-dir: run at a hidden speed, or a hidden way.
 
-In the literature one name hides several tasks; these are three of them, each as its authors' code has it.
+In the literature one name hides several tasks; these are five of them, each as its authors' code has it.
 
                     half-cheetah-vel-maml         half-cheetah-vel-pearl        half-cheetah-dir
 TASK PARAMETER      velocity (m/s)                velocity (m/s)                direction (1)
@@ -15,6 +15,13 @@ OBSERVATION 17-19   centre of mass of the robot   origin of the torso           
 START qpos, qvel    0.01 N(0, 1), 0.1 N(0, 1)     U(-0.1, 0.1), 0.1 N(0, 1)     as vel-pearl
 SOURCE              cbfinn/maml_rl                katerakelly/oyster            katerakelly/oyster
 
+half-cheetah-vel-promp and half-cheetah-vel-roml are vel-pearl with other tasks; the former's observation lacks 17-19.
+
+                    half-cheetah-vel-promp        half-cheetah-vel-roml
+  train, test       U[0, 3]                       U[0, 7]
+  extrapolation     (3, 4)                        (7, 8)
+SOURCE              jonasrothfuss/ProMP           ido90/RoML-pearl
+
 with the control cost c = 0.05 ||action||^2. All: 200 control steps, no termination, no success criterion,
 no interpolation hole (the literature trains on the whole range).
 
@@ -22,7 +29,7 @@ ACTION (6 numbers in [-1, 1])
     0-2  back thigh, shin, foot    x 120, 90, 60 N m
     3-5  front thigh, shin, foot   x 120, 60, 30 N m
 
-OBSERVATION (20 numbers)
+OBSERVATION (20 numbers, vel-promp 17)
     0-7    joint positions without x: z (m), pitch (rad), six joints (rad)
     8-16   joint velocities: x, z (m/s), pitch, six joints (rad/s)
     17-19  a position (m), see the table
@@ -57,13 +64,11 @@ from envs.locomotion.bodies import (
     load_body,
     paint_ground,
 )
+from envs.locomotion.cheetah_run import CONTROL_COST, NUM_ACTIONS, NUM_JOINTS, TYPICAL_M_S, posture_signals
 from metarl.env import EnvSpec, Noise, Outcome, Physics, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
-_CONTROL_COST = 0.05
-_TYPICAL_M_S = 2.0
-_TYPICAL_RAD_S = 10.0
 _PEARL_SEED, _PEARL_TASKS, _PEARL_TRAIN, _PEARL_TEST = 1337, 130, 100, 30
 
 
@@ -97,6 +102,32 @@ def make_vel_pearl(horizon: int = 200) -> EnvSpec:
     return _make("half-cheetah-vel-pearl", tasks, _track_velocity, _ERROR, horizon, 5, is_rllab=False)
 
 
+def make_vel_promp(horizon: int = 200) -> EnvSpec:
+    """Make ProMP's half-cheetah with a hidden target velocity in [0, 3] m/s, which does not see where it is.
+
+    Args:
+        horizon: control steps of an episode; ProMP's experiments have 100 or 200.
+
+    Source: Rothfuss et al. 2019, "ProMP: Proximal Meta-Policy Search"; jonasrothfuss/ProMP half_cheetah_rand_vel.py.
+    """
+    tasks = TaskDistribution((_velocity(3.0, 4.0),))
+    return _make(
+        "half-cheetah-vel-promp", tasks, _track_velocity, _ERROR, horizon, 5, is_rllab=False, sees_position=False
+    )
+
+
+def make_vel_roml(horizon: int = 200) -> EnvSpec:
+    """Make RoML's half-cheetah with a hidden target velocity in [0, 7] m/s, some of them hard to reach.
+
+    Args:
+        horizon: control steps of an episode.
+
+    Source: Greenberg et al. 2023, "Train Hard, Fight Easy: Robust Meta Reinforcement Learning"; ido90/RoML-pearl.
+    """
+    tasks = TaskDistribution((_velocity(7.0, 8.0),))
+    return _make("half-cheetah-vel-roml", tasks, _track_velocity, _ERROR, horizon, 5, is_rllab=False)
+
+
 def make_dir(horizon: int = 200) -> EnvSpec:
     """Make PEARL's half-cheetah that has to find out whether to run forward or backward.
 
@@ -128,7 +159,7 @@ def _log_error(task: Arrays, velocity: Tensor) -> Tensor:
 
 
 def _progress_speed(task: Arrays, velocity: Tensor) -> Tensor:
-    return task["direction"] * velocity / _TYPICAL_M_S
+    return task["direction"] * velocity / TYPICAL_M_S
 
 
 _ERROR, _PROGRESS = ("log_error", _log_error), ("progress_speed", _progress_speed)
@@ -142,8 +173,9 @@ def _make(
     horizon: int,
     frame_skip: int,
     is_rllab: bool,
+    sees_position: bool = True,
 ) -> EnvSpec:
-    body = _body()
+    body = cheetah_body()
     if is_rllab:
         body.add_sensor(
             name="com_velocity",
@@ -158,8 +190,10 @@ def _make(
     signal_name, speed_signal = forward_signal
 
     def reset(task: Arrays, noise: Noise) -> Start:
-        qpos = 0.01 * noise.normal[:, :9] if is_rllab else 0.2 * noise.uniform - 0.1  # (N, 9), around qpos0 = 0
-        qvel = 0.1 * noise.normal[:, -9:]
+        qpos = (
+            0.01 * noise.normal[:, :NUM_JOINTS] if is_rllab else 0.2 * noise.uniform - 0.1
+        )  # (N, 9), around qpos0 = 0
+        qvel = 0.1 * noise.normal[:, -NUM_JOINTS:]
         return Start(state={"x": qpos[:, 0], "velocity": qvel[:, 0]}, writes={"qpos": qpos, "qvel": qvel})
 
     def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -168,32 +202,30 @@ def _make(
             position = [data["subtree_com"][:, torso_id]]  # (N, 3)
         else:  # the torso slides along x and z: its position needs no kinematics
             x, z = qpos[:, :1], qpos[:, 1:2] + torso_height_m  # (N, 1)
-            position = [x, torch.zeros_like(x), z]
-        return torch.cat([qpos[:, 1:], data["qvel"], *position], 1)  # (N, 20)
+            position = [x, torch.zeros_like(x), z] if sees_position else []
+        return torch.cat([qpos[:, 1:], data["qvel"], *position], 1)  # (N, 17 or 20)
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
         velocity = data["sensordata"][:, 0].clone() if is_rllab else (x - state["x"]) / control_dt_s  # (N,) m/s
-        reward = torch.sub(forward_reward(task, velocity), action.square().sum(1), alpha=_CONTROL_COST)
+        reward = torch.sub(forward_reward(task, velocity), action.square().sum(1), alpha=CONTROL_COST)
         after = {"x": x, "velocity": velocity}
         return Outcome(after, reward=reward, terminated=torch.zeros_like(x, dtype=torch.bool))
 
     def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        pitch, pitch_rate = data["qpos"][:, 2], data["qvel"][:, 2]
-        columns = [speed_signal(task, state["velocity"]), pitch.cos(), pitch_rate / _TYPICAL_RAD_S]
-        return torch.stack(columns, 1)  # (N, 3)
+        return posture_signals(data, speed_signal(task, state["velocity"]))
 
     return EnvSpec(
         name=name,
         tasks=tasks,
-        obs_dim=20,
-        action_space=Continuous(6),
+        obs_dim=20 if sees_position else 17,
+        action_space=Continuous(NUM_ACTIONS),
         horizon=horizon,
         reset=reset,
         observe=observe,
         step=step,
         control=lambda task, data, state, action: {"ctrl": action},
-        reset_noise=(0, 18) if is_rllab else (9, 9),
+        reset_noise=(0, 2 * NUM_JOINTS) if is_rllab else (NUM_JOINTS, NUM_JOINTS),
         physics=Physics(
             model=model,
             num_substeps=frame_skip,
@@ -207,7 +239,7 @@ def _make(
     )
 
 
-def _body() -> mujoco.MjSpec:
+def cheetah_body() -> mujoco.MjSpec:
     """gymnasium's half-cheetah plus a camera; its dynamics are untouched."""
     spec = load_body("half_cheetah.xml")
     # The file fixes the total mass with a compiler attribute that MuJoCo is about to remove.
@@ -219,16 +251,21 @@ def _body() -> mujoco.MjSpec:
     return spec
 
 
+def paint_cheetah(spec: mujoco.MjSpec) -> None:
+    """Give the hind leg a darker colour than the rest of the robot."""
+    for geom in spec.geoms:
+        if geom.name != "floor":
+            geom.rgba = DARK_ORANGE if geom.name.startswith("b") else LIGHT_ORANGE
+
+
 def _scene(task: Arrays) -> mujoco.MjModel:
     """The model to draw one task with: posts to pass, one per second at the target velocity.
 
     On the direction task posts stand every 2 m, green where the robot should run and red where not.
     """
-    spec = _body()
+    spec = cheetah_body()
     paint_ground(spec)
-    for geom in spec.geoms:
-        if geom.name != "floor":
-            geom.rgba = DARK_ORANGE if geom.name.startswith("b") else LIGHT_ORANGE
+    paint_cheetah(spec)
     goal = float(next(iter(task.values())))
     is_direction = "direction" in task
     spacing_m = 2.0 if is_direction else max(goal, 0.25)

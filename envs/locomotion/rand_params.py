@@ -73,12 +73,13 @@ def make_walker(horizon: int = 200) -> EnvSpec:
 
     Source: Rakelly et al. 2019, "Efficient Off-Policy Meta-RL via Probabilistic Context Variables".
     """
+    return _make("walker-rand-params", "walker2d.xml", lambda qpos, qvel: walker_has_fallen(qpos), horizon)
 
-    def is_unhealthy(qpos: Tensor, qvel: Tensor) -> Tensor:
-        height, pitch = qpos[:, 1], qpos[:, 2]
-        return (height <= 0.8) | (height >= 2.0) | (pitch.abs() >= 1.0)
 
-    return _make("walker-rand-params", "walker2d.xml", is_unhealthy, horizon)
+def walker_has_fallen(qpos: Tensor) -> Tensor:
+    """(N,) bool, gym's end of an episode of the walker."""
+    height, pitch = qpos[:, 1], qpos[:, 2]
+    return (height <= 0.8) | (height >= 2.0) | (pitch.abs() >= 1.0)
 
 
 def make_hopper(horizon: int = 200) -> EnvSpec:

@@ -37,7 +37,14 @@ METRIC = ("protonet", "matching", "relation", "gnn", "cnp")
 
 _OF_DATA: dict[str, Mapping[str, Any]] = {
     "omniglot": {"ways": 5, "shots": 1, "queries": 5},
-    "spoken-digits": {"ways": 5, "shots": 1, "queries": 5, "meta_batch_size": 8, "num_updates": 1_500},
+    "spoken-digits": {
+        "ways": 5,
+        "shots": 1,
+        "queries": 5,
+        "pairing": "other-group",
+        "meta_batch_size": 8,
+        "num_updates": 600,
+    },
     "borealtc": {
         "ways": 5,
         "shots": 5,

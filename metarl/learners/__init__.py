@@ -67,6 +67,12 @@ ALGORITHMS: dict[str, Algorithm] = {
         make="metarl.learners.rl2:RL2",
         presets="metarl.learners.presets:rl2",
     ),
+    "context-rl": Algorithm(
+        "policy told an embedding of its recent transitions (after PEARL and FOCAL), PPO",
+        settings="metarl.learners.context_rl:ContextConfig",
+        make="metarl.learners.context_rl:ContextRL",
+        presets="metarl.learners.presets:context_rl",
+    ),
     "domain-randomised": Algorithm(
         "the same network and PPO without memory: one policy for all tasks (a baseline)",
         settings="metarl.learners.rl2:RL2Config",

@@ -26,8 +26,10 @@ _SHARED: dict[str, dict[str, Any]] = {
     "reach-planar": _ROBOT | {"total_steps": 16_000_000},
     "track": _ROBOT | {"total_steps": 16_000_000},
     "half-cheetah-dir": _ROBOT | {"total_steps": 6_000_000, "meta_batch_size": 10},  # there are two tasks only
-    "half-cheetah-vel-maml": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
-    "half-cheetah-vel-pearl": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10},
+    **{
+        f"half-cheetah-{name}": _ROBOT | {"total_steps": 16_000_000, "episodes_per_task": 10}
+        for name in ("vel-maml", "vel-pearl", "vel-promp", "vel-roml", "crippled", "gravity", "terrain")
+    },
     "metaworld-ml10": _ROBOT | {"total_steps": 20_000_000, "episodes_per_task": 10},
     "metaworld-ml45": _ROBOT | {"total_steps": 90_000_000, "episodes_per_task": 10, "meta_batch_size": 45},
 }

@@ -82,7 +82,7 @@ class LearnedLossLearner:
             hidden_dim=config.head_dim,
             bound=config.bound,
             num_epochs=config.inner_epochs,
-            drift_reward=config.drift_reward,
+            given_reward=config.given_reward,
         )
         self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(
@@ -191,8 +191,12 @@ class LearnedLossLearner:
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
         decay = 1 - 0.9 * progress if self.config.anneal else 1.0
         self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
-        self._measure_encodings(rollout)
+        encodings = self._encodings(rollout)
+        if not self.optimizer.state:  # nothing is modulated yet, so statistics may change before they are used
+            self._keep_statistics(encodings, encodings, 1.0)
         metrics = self._evolve(rollout) if self.config.outer == "evolution" else self._differentiate(rollout)
+        # Now, and not before: the policies that are differentiated are those that acted, with the statistics of then.
+        self._keep_statistics(encodings, self._encodings(rollout), _NEW_SHARE)
         sizes = self.meta_parameters["log_step_size"].detach().exp()
         metrics |= {"step_size_first": float(sizes[0].mean()), "step_size_last": float(sizes[-1].mean())}
         if "encoding.strength" in self.meta_parameters:
@@ -333,14 +337,19 @@ class LearnedLossLearner:
         return self.policy.distribution(parameters, self._normalized(obs))
 
     @torch.no_grad()
-    def _measure_encodings(self, rollout: Rollout) -> None:
-        """Keep running statistics of encodings over tasks."""
+    def _encodings(self, rollout: Rollout) -> Tensor | None:
+        """Of the tasks of a rollout, (B, Z), with the encoder as it is; None where the loss does not adapt."""
         if self.loss.encoding is None:
-            return
+            return None
         support = self.support(rollout, 0, len(self.ages))
-        encodings = torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), support)  # (B, Z)
-        share = _NEW_SHARE if self.optimizer.state else 1.0
-        update_statistics(encoding_parameters(self._constant()), encodings[finite_tasks(encodings)], share)
+        return torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), support)
+
+    @torch.no_grad()
+    def _keep_statistics(self, before: Tensor | None, after: Tensor | None, share: float) -> None:
+        """Keep running statistics of encodings over tasks; see `update_statistics`."""
+        if before is not None and after is not None:
+            sound = finite_tasks(before, after)
+            update_statistics(encoding_parameters(self._constant()), before[sound], after[sound], share)
 
     def _constant(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self.meta_parameters.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from metarl.errors import ConfigError
 from metarl.losses.hand_designed import HandDesign
@@ -21,8 +22,8 @@ class LearnedLossConfig:
     """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3). Or a
     loss of which only step sizes are: feedback, dense, dense-bonus, hand-potential, or formula:FILE, which brings its
     own discount, lambda, bound and first step sizes."""
-    drift_reward: HandDesign = "feedback"
-    """The reward, designed by hand, that a drift or lpg is learned on."""
+    given_reward: HandDesign = "feedback"
+    """The reward, designed by hand, that a drift takes advantages from and that lpg reads."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
@@ -82,6 +83,9 @@ class LearnedLossConfig:
     """Tasks that are differentiated at a time; 0: few on the CPU, all on a GPU."""
     update_threads: int = 2
     """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
+
+    RENAMED: ClassVar[Mapping[str, str]] = {"drift_reward": "given_reward"}
+    """What fields were called before; see `config_from_json`."""
 
     def __post_init__(self) -> None:
         check_loss_name(self.loss)

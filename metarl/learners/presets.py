@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from metarl.learners.rl2 import RL2Config, without_memory
+from metarl.learners.context_rl import ContextConfig
+from metarl.learners.rl2 import PPOConfig, RL2Config, without_memory
 
 _LONG_TRIALS = RL2Config(
     total_steps=40_000_000,
@@ -70,14 +71,16 @@ _CHEETAH = RL2Config(
     bootstrap_at_end=True,
 )
 _RL2 |= {
-    name: {"default": _CHEETAH} for name in ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")
+    f"half-cheetah-{name}": {"default": _CHEETAH}
+    for name in ("vel-maml", "vel-pearl", "vel-promp", "vel-roml", "dir", "crippled", "gravity", "terrain")
 }
 # Starting points: the half-cheetah's settings with a longer view, as these robots first have to learn not to fall.
 _RL2 |= {
     name: {"default": replace(_CHEETAH, total_steps=20_000_000, discount=0.99)}
     for name in (
-        *("ant-dir-maml", "ant-vel", "ant-dir-pearl", "ant-goal"),
-        *("walker-rand-params", "hopper-rand-params"),
+        *("ant-dir-maml", "ant-vel", "ant-dir-promp", "ant-dir-pearl", "ant-dir-varibad", "ant-dir-2d"),
+        *("ant-goal", "ant-goal-maml", "ant-crippled"),
+        *("humanoid-dir", "humanoid-dir-promp", "walker-vel", "walker-rand-params", "hopper-rand-params"),
     )
 }
 
@@ -115,3 +118,12 @@ def domain_randomised(env: str) -> dict[str, RL2Config]:
 def oracle(env: str) -> dict[str, RL2Config]:
     """Presets of `oracle`: those of `rl2` without memory, given the task parameters."""
     return {name: without_memory(settings, sees_task=True) for name, settings in rl2(env).items()}
+
+
+def context_rl(env: str) -> dict[str, ContextConfig]:
+    """Presets of `context-rl`: those of `rl2` in all that the two share."""
+    shared = [field.name for field in fields(PPOConfig)]
+    return {
+        name: ContextConfig(**{field: getattr(settings, field) for field in shared})
+        for name, settings in rl2(env).items()
+    }

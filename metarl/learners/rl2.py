@@ -32,8 +32,8 @@ from metarl.worlds import Spec, Worlds
 
 
 @dataclass(frozen=True)
-class RL2Config:
-    """Settings of RL² and of its two baselines."""
+class PPOConfig:
+    """Settings of PPO over whole trials, which RL², its baselines and context-rl share."""
 
     total_steps: int = 3_000_000
     """Environment steps of meta-training, over all worlds."""
@@ -41,14 +41,8 @@ class RL2Config:
     """Worlds side by side, each with a fresh task at every update."""
     episodes_per_trial: int = 3
     """Episodes that one memory lives through on one task."""
-    memory: bool = True
-    """Recurrent policy; without it the policy sees the observation alone."""
-    sees_task: bool = False
-    """The policy is also given the task parameters (an oracle)."""
     hidden_dim: int = 64
     """Width of every layer and of the memory."""
-    cell: Literal["gru", "lstm"] = "gru"
-    """Kind of memory: the GRU of the paper, or an LSTM, which on the CPU takes up to a sixth of the time."""
     initial_std: float = 0.6
     """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
     learning_rate: float = 1e-3
@@ -68,7 +62,8 @@ class RL2Config:
     loss: str = "clip"
     """What the policy ascends on: clip, PPO's clipped surrogate, or dpo (Lu et al. 2022), which does not clip. Or
     learned:RUN, the loss of a run of learned-loss: its reward in place of the environment's, or its drift. Or
-    formula:FILE, a formula that explain found, in the same way."""
+    formula:FILE, a formula that explain found, in the same way. What the memory is told of the step before stays the
+    environment's reward."""
     clip: float = 0.2
     """Half-width of PPO's clipping interval."""
     entropy_coef: float = 0.0
@@ -88,10 +83,9 @@ class RL2Config:
         return 1
 
     def __post_init__(self) -> None:
-        if self.cell not in ("gru", "lstm"):
-            raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
-        for name in (field.name for field in fields(self) if field.name not in ("cell", "loss")):
-            if not math.isfinite(getattr(self, name)):
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if not isinstance(value, str) and not math.isfinite(value):
                 raise ConfigError(f"{name} must be finite, got {getattr(self, name)}.")
         counts = ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches")
         for name in (*counts, "update_threads"):
@@ -108,6 +102,23 @@ class RL2Config:
                 f"num_worlds ({self.num_worlds}) must be at least num_minibatches ({self.num_minibatches}): "
                 "a minibatch holds whole trials."
             )
+
+
+@dataclass(frozen=True)
+class RL2Config(PPOConfig):
+    """Settings of RL² and of its two baselines."""
+
+    memory: bool = True
+    """Recurrent policy; without it the policy sees the observation alone."""
+    sees_task: bool = False
+    """The policy is also given the task parameters (an oracle)."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of memory: the GRU of the paper, or an LSTM, which on the CPU takes up to a sixth of the time."""
+
+    def __post_init__(self) -> None:
+        if self.cell not in ("gru", "lstm"):
+            raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
+        super().__post_init__()
 
 
 def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
@@ -136,7 +147,7 @@ class RL2:
         UnknownNameError, CheckpointError, ConfigError: no such loss, or one that does not go with the environment.
     """
 
-    def __init__(self, spec: Spec, config: RL2Config, seed: int, device: str | torch.device = "cpu"):
+    def __init__(self, spec: Spec, config: PPOConfig, seed: int, device: str | torch.device = "cpu"):
         self.config = config
         self.learned_loss = named_loss(config.loss, spec, config.discount, device)
         if self.learned_loss is None:
@@ -148,16 +159,7 @@ class RL2:
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "weights").initial_seed())
-            self.network = ActorCritic(
-                spec.obs_dim,
-                spec.action_space,
-                spec.tasks.dim,
-                config.hidden_dim,
-                memory=config.memory,
-                cell=config.cell,
-                sees_task=config.sees_task,
-                initial_std=config.initial_std,
-            ).to(self.device)
+            self.network = self._make_network(spec).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5)
         self.generators = {
             "policy": make_generator(seed, "policy", self.device),
@@ -214,6 +216,7 @@ class RL2:
                 self.objective,
             )
             total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
+            total = total + self._penalty(seen[:-1], worlds)
             kl = float(loss.kl)
             if kl > config.target_kl and num_updates:
                 break
@@ -251,6 +254,28 @@ class RL2:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
+
+    def _make_network(self, spec: Spec) -> ActorCritic:
+        config = self.config
+        assert isinstance(config, RL2Config)
+        return ActorCritic(
+            spec.obs_dim,
+            spec.action_space,
+            spec.tasks.dim,
+            config.hidden_dim,
+            memory=config.memory,
+            cell=config.cell,
+            sees_task=config.sees_task,
+            initial_std=config.initial_std,
+        )
+
+    def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
+        """What is added to PPO's loss on a minibatch; nothing here."""
+        return 0.0
+
+    def _head_weights(self) -> list[Tensor]:
+        """The weights that `ActorCritic.heads` depends on."""
+        return [weight for name, weight in self.network.named_parameters() if name != "log_std"]
 
     def _seen(self, rollout: Rollout) -> Tensor:
         """What the encoder reads at every step and after the last one, (T+1, N, I).
@@ -292,8 +317,8 @@ class RL2:
         parts = worlds.tensor_split(min(self.config.update_threads, len(worlds)))
         if self._pool is None or len(parts) == 1:
             return self.network.heads(seen[:, worlds])
-        weights = [weight for name, weight in self.network.named_parameters() if name != "log_std"]
-        output, value = side_by_side(lambda part: self.network.heads(seen[:, part]), parts, weights, self._pool)
+        function, weights = lambda part: self.network.heads(seen[:, part]), self._head_weights()
+        output, value = side_by_side(function, parts, weights, self._pool)
         return output, value
 
     def _minibatches(self, num_worlds: int) -> Iterator[Tensor]:

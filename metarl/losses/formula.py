@@ -23,9 +23,9 @@ from torch import Tensor
 from metarl.config_json import config_from_json, config_to_json
 from metarl.errors import CheckpointError, ConfigError, MetarlError
 from metarl.files import reason, replace_file
-from metarl.losses.expression import Node, evaluate, parse, to_latex, to_sympy, to_text
+from metarl.losses.expression import Node, evaluate, input_names, parse, to_latex, to_sympy, to_text
 from metarl.losses.head import LARGEST_INPUT
-from metarl.losses.support import step_input_names
+from metarl.losses.support import change_of, step_input_names
 
 PREFIX = "formula:"
 FORMAT, VERSION = "metarl-formula", 1
@@ -40,7 +40,7 @@ class Formula:
     Attributes:
         loss: what the formula is: a reward, a potential or an advantage; see the learned losses of the same names.
         expression: text over `input_names`.
-        signals: the signals of the environment that it may read.
+        signals: the signals that it may read; an environment needs those that it does read (`read_signals`).
         bound: c of c tanh(f / c).
         discount, gae_lambda: of later rewards.
         step_sizes: rows of inner updates, columns of `STEP_SIZE_GROUPS`; later updates take the last row.
@@ -78,6 +78,13 @@ class Formula:
     def tree(self) -> Node:
         """The expression, read."""
         return parse(self.expression, self.input_names)
+
+    @property
+    def read_signals(self) -> tuple[str, ...]:
+        """Those of its signals that the expression reads, itself or their change: an environment needs no others."""
+        used = input_names(self.tree())
+        read = tuple(name for name in self.signals if name in used or change_of(name) in used)
+        return read or (self.signals[:1] if self.loss == "potential" else ())  # a potential is a function of something
 
     def to_text(self, digits: int | None = None) -> str:
         """The expression with constants of so many significant digits; None: all of them."""

@@ -11,20 +11,20 @@ import torch
 from torch import Tensor
 
 from metarl.losses.hand_designed import HandDesigned
-from metarl.losses.support import Support
+from metarl.losses.support import Support, relative_to_step, standardised
 from metarl.nets.distributions import Embedded, PolicyOutput
 from metarl.nets.gru_cell import gru_inputs, gru_step, initial_gru_cell
 
 _LARGEST_REWARD = 20.0
 _LARGEST_LOG_PROB = 3.0
-_NUM_INPUTS = 6
+_NUM_INPUTS = 7
 
 
 class Targets(NamedTuple):
     """What the rule wants of M steps.
 
     Attributes:
-        action: (M,), pi_hat in [-c, c]; the action becomes likelier where it is positive.
+        action: (M,), pi_hat, of mean 0 and at most unit deviation; the action becomes likelier where it is positive.
         log_value: (M, Y), logarithm of y_hat, a distribution over the Y entries of the value prediction.
     """
 
@@ -38,21 +38,22 @@ class LPG:
 
     y(s), the value prediction, is a softmax over Y further outputs of the policy's network; what it means is up to
     the rule. The GRU runs from the last step of each episode to the first and starts anew at its end. Of a step it
-    reads [reward, 1 - ended, discount, log pi(a|s), emb(y(s)), emb(y(s'))], and no gradient flows through these, to the
-    policy or from later updates to the rule. Nothing depends on the sizes of observation and action.
+    reads [reward, reward against that of the task's other episodes, 1 - ended, discount, log pi(a|s), emb(y(s)),
+    emb(y(s'))], and no gradient flows through these, to the policy or from later updates to the rule. Nothing depends
+    on the sizes of observation and action.
 
     Source: Oh et al. 2020, eq. 2 and 3, and the code of Jackson et al. 2023 (GROOVE). Deviations:
         log pi(a|s) per number of the action, bounded by 3 tanh(. / 3), where they read pi(a|s) of discrete actions:
         a density has no bound and grows with the action's size.
-        pi_hat is bounded by c tanh(. / c), c = 1 as standardised advantages deviate, where they penalise its square in
-        the meta-objective; y_hat and the entropy of the policy are not penalised.
+        pi_hat is standardised over the batch, after c tanh(. / c), where they penalise its square in the
+        meta-objective. So step sizes alone say how far an update goes, as with the other losses here: a rule that wants
+        the same of all steps cannot drive a policy away. Entropies of policy and y, and y_hat, are not penalised.
+        It reads the reward also as the deviation from the mean over the task's episodes at the same step: within ten
+        updates there is no time to learn values that could be the baseline.
         KL(y_hat || y), that of a likelihood, where their eq. 2 has KL(y || y_hat).
         emb(y(s')) is 0 after the last step of an episode, also at a time limit: no state is recorded after it.
         One network has both outputs, with the step sizes of its layers, where they have two.
         GRU of 32 units and Y = 8, where they have an LSTM or GRU of 256 and Y = 30 (GROOVE: 8).
-
-    A young rule lets policies run away, and the gradient through ten of its updates explodes where Adam makes the steps
-    that other losses learn with: train it with `first_order` and an `outer_lr` of 2e-3.
 
     Attributes:
         reward: what is read as reward.
@@ -80,7 +81,7 @@ class LPG:
     @property
     def input_names(self) -> tuple[str, ...]:
         """What the GRU reads of a step."""
-        return ("reward", "continues", "discount", "log_prob", "value", "next_value")
+        return ("reward", "relative_reward", "continues", "discount", "log_prob", "value", "next_value")
 
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw the rule; what it wants is small to begin with."""
@@ -125,7 +126,7 @@ class LPG:
         features = torch.stack(states[::-1]).flatten(0, 1)  # (M, D)
         action = (features @ parameters["action.weight"].mT).squeeze(-1)
         log_value = (features @ parameters["value.weight"].mT).log_softmax(-1)
-        return Targets(self.bound * torch.tanh(action / self.bound), log_value)
+        return Targets(standardised(self.bound * torch.tanh(action / self.bound), support.weight), log_value)
 
     def towards(self, targets: Targets, policy: PolicyOutput, support: Support) -> Tensor:
         """See `metarl.losses.adaptive.UpdateRule`."""
@@ -143,13 +144,15 @@ class LPG:
         return later * (1 - support.ended.unflatten(0, (self.horizon, -1)))
 
     def _inputs(self, parameters: Mapping[str, Tensor], value: Tensor, support: Support, goes_on: Tensor) -> Tensor:
-        """What the GRU reads, (H, E, 6)."""
+        """What the GRU reads, (H, E, 7)."""
         hidden = torch.tanh(value @ parameters["embed.0.weight"].mT + parameters["embed.0.bias"])
         embedding = (hidden @ parameters["embed.1.weight"].mT).squeeze(-1)
         reward = self.reward.reward({}, support).clamp(-_LARGEST_REWARD, _LARGEST_REWARD)
+        relative = relative_to_step(reward, support.weight, self.horizon)
         size = support.action.shape[-1] if support.action.is_floating_point() else 1
         log_prob = _LARGEST_LOG_PROB * torch.tanh(support.log_prob / (_LARGEST_LOG_PROB * size))
-        rows = torch.stack([reward, 1 - support.ended, torch.full_like(reward, self.discount), log_prob, embedding], -1)
-        rows = rows.unflatten(0, (self.horizon, -1))  # (H, E, 5)
-        after = torch.cat([rows[1:, :, 4], torch.zeros_like(rows[:1, :, 4])]) * goes_on
+        discount = torch.full_like(reward, self.discount)
+        rows = torch.stack([reward, relative, 1 - support.ended, discount, log_prob, embedding], -1)
+        rows = rows.unflatten(0, (self.horizon, -1))  # (H, E, 6)
+        after = torch.cat([rows[1:, :, -1], torch.zeros_like(rows[:1, :, -1])]) * goes_on
         return torch.cat([rows, after.unsqueeze(-1)], -1)

@@ -95,7 +95,12 @@ def step_inputs(support: Support) -> Tensor:
 
 def step_input_names(signals: tuple[str, ...]) -> tuple[str, ...]:
     """The names of `step_inputs`."""
-    return (*signals, *(f"change_of_{name}" for name in signals), "effort", "reward")
+    return (*signals, *map(change_of, signals), "effort", "reward")
+
+
+def change_of(signal: str) -> str:
+    """The name of a signal's change within a step."""
+    return f"change_of_{signal}"
 
 
 def credit(reward: Tensor, weight: Tensor, horizon: int, decay: Tensor | float) -> Tensor:
@@ -110,15 +115,20 @@ def credit(reward: Tensor, weight: Tensor, horizon: int, decay: Tensor | float) 
         horizon: H.
         decay: discount * lambda.
     """
-    reward, weight = reward.unflatten(0, (horizon, -1)), weight.unflatten(0, (horizon, -1))  # (H, E)
+    reward = reward.unflatten(0, (horizon, -1))  # (H, E)
     step = torch.arange(horizon, device=reward.device)
     distance = step - step.unsqueeze(1)  # (H, H), j of row t
     decays = torch.where(distance >= 0, torch.as_tensor(decay, dtype=reward.dtype) ** distance.clamp(min=0), 0.0)
     later = decays.to(reward.dtype) @ reward  # (H, E)
-    present = weight.sum(1, keepdim=True)
-    baseline = (weight * later).sum(1, keepdim=True) / present.clamp(min=1e-12)
-    advantage = later - baseline
-    return standardised(advantage.flatten(), weight.flatten())
+    return relative_to_step(later.flatten(), weight, horizon)
+
+
+def relative_to_step(value: Tensor, weight: Tensor, horizon: int) -> Tensor:
+    """Values less their mean over the task's episodes at the same step, `standardised`, (M,); see `credit`."""
+    value, weights = value.unflatten(0, (horizon, -1)), weight.unflatten(0, (horizon, -1))  # (H, E)
+    present = weights.sum(1, keepdim=True)
+    baseline = (weights * value).sum(1, keepdim=True) / present.clamp(min=1e-12)
+    return standardised((value - baseline).flatten(), weight)
 
 
 def standardised(advantage: Tensor, weight: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import cast
 
 from metarl.errors import ConfigError, UnknownNameError, closest
 from metarl.losses.adaptive import Credit, InnerLoss, PolicyGradientLoss, clipped_objective, log_prob_objective
-from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_of, is_formula
+from metarl.losses.formula import PREFIX, Formula, FormulaHead, formula_inputs, formula_of, is_formula
 from metarl.losses.hand_designed import HandDesign, HandDesigned
 from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
@@ -56,7 +56,7 @@ def make_inner_loss(
     hidden_dim: int = 16,
     bound: float = 10.0,
     num_epochs: int = 1,
-    drift_reward: HandDesign = "feedback",
+    given_reward: HandDesign = "feedback",
 ) -> InnerLoss:
     """Make a loss that reads the signals of an environment.
 
@@ -67,7 +67,7 @@ def make_inner_loss(
         lambda_anneal_steps: of a potential.
         hidden_dim, bound: of the network inside a learned reward, potential or advantage.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
-        drift_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
+        given_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
 
     Raises:
         ConfigError: the loss reads signals and the environment gives none, or needs continuous actions, or a formula
@@ -82,9 +82,9 @@ def make_inner_loss(
         )
     horizon = spec.horizon
     if name == "drift":
-        return LearnedDrift(_hand_designed(drift_reward, horizon, discount, gae_lambda))
+        return LearnedDrift(_hand_designed(given_reward, horizon, discount, gae_lambda))
     if name == "lpg":
-        return LPG(_hand_designed(drift_reward, horizon, discount, gae_lambda), horizon, discount)
+        return LPG(_hand_designed(given_reward, horizon, discount, gae_lambda), horizon, discount)
     if name == "ml3":
         return make_ml3_control(spec)
     credit: Credit
@@ -122,8 +122,8 @@ def formula_credit(
     formula: Formula, horizon: int, lambda_anneal_steps: int
 ) -> LearnedReward | LearnedPotential | LearnedAdvantage:
     """A reward, potential or advantage in closed form; nothing in it is learned."""
-    head = FormulaHead(formula.tree(), formula.input_names, formula.bound)
-    signals, discount, gae_lambda = formula.signals, formula.discount, formula.gae_lambda
+    signals, discount, gae_lambda = formula.read_signals, formula.discount, formula.gae_lambda
+    head = FormulaHead(formula.tree(), formula_inputs(formula.loss, signals), formula.bound)
     if formula.loss == "reward":
         return LearnedReward(signals, horizon, discount, gae_lambda, head, learns_decay=False)
     if formula.loss == "potential":

@@ -13,6 +13,7 @@ from metarl.losses.support import Support, step_inputs
 
 _LARGEST_INPUT = 20.0
 _LARGEST_ENCODING = 2.0
+_SMALLEST_STD = 1e-6
 
 STATISTICS = ("mean", "std")
 """Of encodings over tasks: measured, not learned."""
@@ -88,14 +89,19 @@ class TaskEncoding:
         return sum(shape[0] for shape in self.shapes.values())
 
 
-def update_statistics(parameters: Mapping[str, Tensor], encodings: Tensor, share: float) -> None:
-    """Move the running statistics towards those of a batch of tasks, in place.
+def update_statistics(parameters: Mapping[str, Tensor], before: Tensor, after: Tensor, share: float) -> None:
+    """Take the running statistics along with an encoding that learns, and towards those of a batch of tasks, in place.
+
+    An encoder moves in one update by more than tasks differ, so statistics that only forget slowly would be those of
+    encoders that are gone, and what all tasks have in common would hide what they differ in.
 
     Args:
         parameters: those of a `TaskEncoding`.
-        encodings: (B, Z).
+        before: (B, Z), of the tasks with the encoder that the statistics are of.
+        after: (B, Z), of the same tasks with the encoder as it is now.
         share: of the batch in the new statistics.
     """
-    if len(encodings) >= 2:
-        parameters["mean"].lerp_(encodings.mean(0), share)
-        parameters["std"].lerp_(encodings.std(0).clamp(min=1e-6), share)
+    if len(after) >= 2:
+        parameters["mean"].add_(after.mean(0) - before.mean(0)).lerp_(after.mean(0), share)
+        spread = after.std(0).clamp(min=_SMALLEST_STD)
+        parameters["std"].mul_(spread / before.std(0).clamp(min=_SMALLEST_STD)).lerp_(spread, share)

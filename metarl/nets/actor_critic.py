@@ -37,6 +37,7 @@ class ActorCritic(nn.Module):
         cell: "gru" or "lstm", kind of the recurrent core.
         sees_task: the encoder also reads the (normalised) task parameters: an oracle.
         initial_std: standard deviation of continuous actions at the start.
+        context_dim: numbers that the encoder reads after those that `read` gives; the caller appends them.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ActorCritic(nn.Module):
         cell: str = "gru",
         sees_task: bool = False,
         initial_std: float = 0.6,
+        context_dim: int = 0,
     ):
         super().__init__()
         self.memory = memory
@@ -60,6 +62,7 @@ class ActorCritic(nn.Module):
         self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
         self.reward_scaler = RewardScaler()  # what the critic predicts
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
+        input_dim += context_dim
         self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
         if memory:
             self.core: nn.Module = _recurrent(cell, hidden_dim)

@@ -255,6 +255,10 @@ def test_the_first_observation_does_not_give_the_task_away(name):
     torch.testing.assert_close(*first, atol=1e-6, rtol=0.0)
 
 
+UNCLIPPED = ("humanoid-dir", "humanoid-dir-promp")
+"""Environments that see contact forces (N) as they are."""
+
+
 def test_random_actions_for_200_steps_stay_sound_on_all_splits(name):
     spec = spec_of(name)
     num_worlds = 16
@@ -270,7 +274,7 @@ def test_random_actions_for_200_steps_stay_sound_on_all_splits(name):
         assert len(steps) >= min(200, spec.horizon)
         assert not bool(torch.stack([s.failed for s in steps]).any()), split
         largest = torch.stack([s.obs for s in steps]).abs().max()
-        assert float(largest) < 100.0, (split, float(largest))
+        assert float(largest) < (1e5 if name in UNCLIPPED else 100.0), (split, float(largest))
 
 
 def test_bodies_have_a_camera_for_videos_and_radians(name):

@@ -1,4 +1,4 @@
-"""The ants of MAML, PEARL and ProMP: gymnasium's body, the papers' rewards and ends."""
+"""The ants of MAML, ProMP, PEARL and VariBAD: gymnasium's body, the papers' rewards and ends."""
 
 import math
 
@@ -11,7 +11,20 @@ import envs
 from envs.locomotion.bodies import load_body
 from metarl.env import BatchedEnv, Noise
 
-NAMES = ("ant-dir-maml", "ant-vel", "ant-dir-pearl", "ant-goal")
+RLLAB = ("ant-dir-maml", "ant-vel", "ant-goal-maml")
+PROMP = ("ant-dir-promp", "ant-dir-2d")
+PEARL = ("ant-dir-pearl", "ant-dir-varibad")
+NAMES = (*RLLAB, *PROMP, *PEARL, "ant-goal")
+A_TASK = {
+    "ant-dir-maml": {"direction": 1.0},
+    "ant-vel": {"velocity": 1.0},
+    "ant-goal-maml": {"goal_x": 1.0, "goal_y": -2.0},
+    "ant-dir-promp": {"direction": 1.0},
+    "ant-dir-2d": {"angle": 1.0},
+    "ant-dir-pearl": {"angle": 1.0},
+    "ant-dir-varibad": {"angle": 1.0},
+    "ant-goal": {"goal_distance_sq": 1.0, "goal_angle": 0.0},
+}
 NO_NOISE = Noise(torch.zeros(1, 0), torch.zeros(1, 0))
 HALF = torch.full((1, 8), 0.5)  # an action whose square sums to 2
 
@@ -24,13 +37,17 @@ def gymnasium_model(is_rllab=False):
     return spec.compile()
 
 
-def numbers(height=0.5, xy=(0.0, 0.0), velocity=0.0, forces=()):
-    """What an ant's `step` reads, by hand: `forces` are the first numbers of the contact forces, 0 the others."""
+def numbers(height=0.5, xy=(0.0, 0.0), velocity=0.0, forces=(), com=(0.0, 0.0)):
+    """What an ant's `step` reads, by hand: `forces` are the first numbers of the contact forces, 0 the others.
+
+    `xy` is the place of the torso, `com` that of the centre of mass of the robot, whose velocity along x is `velocity`.
+    """
     cfrc_ext = torch.zeros(1, 84)
     cfrc_ext[0, : len(forces)] = torch.tensor(forces)
     qpos = torch.tensor([[*xy, height, 1.0] + [0.0] * 11])
     sensordata = torch.tensor([[velocity, 9.0, 9.0, 9.0, 9.0, 9.0]])
-    return {"qpos": qpos, "cfrc_ext": cfrc_ext.view(1, 14, 6), "sensordata": sensordata}
+    subtree_com = torch.tensor([[[7.0, 7.0, 7.0], [*com, 0.5]]])  # of the world, of the torso
+    return {"qpos": qpos, "cfrc_ext": cfrc_ext.view(1, 14, 6), "sensordata": sensordata, "subtree_com": subtree_com}
 
 
 def outcome(name, task, data, state=None, action=HALF, **options):
@@ -53,15 +70,15 @@ def test_the_body_is_gymnasiums(name):
         np.testing.assert_allclose(getattr(ours, field), getattr(theirs, field), rtol=1e-12, err_msg=field)
     assert ours.opt.timestep == theirs.opt.timestep == 0.01
     assert ours.opt.integrator == mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    soft = (0.8, 0.8, 0.01) if name in NAMES[:2] else (0.9, 0.95, 0.001)
+    soft = (0.8, 0.8, 0.01) if name in RLLAB else (0.9, 0.95, 0.001)
     np.testing.assert_array_equal(ours.geom_solimp[:, :3], np.tile(soft, (14, 1)))
 
 
 def test_control_steps_horizons_and_observations_are_those_of_the_originals():
     specs = [envs.make_spec(name) for name in NAMES]
-    assert [s.physics.control_dt_s for s in specs] == pytest.approx([0.02, 0.02, 0.05, 0.05])
-    assert [s.horizon for s in specs] == [200] * 4
-    assert [s.obs_dim for s in specs] == [125, 125, 27, 113]
+    assert [s.physics.control_dt_s for s in specs] == pytest.approx([0.02] * 3 + [0.05] * 5)
+    assert [s.horizon for s in specs] == [200] * 8
+    assert [s.obs_dim for s in specs] == [125, 125, 125, 111, 111, 27, 27, 113]
 
 
 # --- rewards and ends by hand ---------------------------------------------------------------------
@@ -79,40 +96,69 @@ def test_mamls_velocity_reward():
     assert reward.item() == pytest.approx(1.0 - 0.75 - 0.01 + 0.05, abs=1e-6)
 
 
-def test_pearls_direction_reward_is_the_way_made_along_the_angle():
+@pytest.mark.parametrize(("direction", "expected"), [(1.0, 2.0), (-1.0, -2.0)])
+def test_promps_direction_reward_is_the_way_made_along_x(direction, expected):
+    data = numbers(xy=(0.1, 0.2), forces=(1.0,))  # 0.1 m along x in 0.05 s
+    reward = outcome("ant-dir-promp", {"direction": direction}, data, {"xy": torch.zeros(1, 2)}).reward
+    assert reward.item() == pytest.approx(expected - 0.5 * 2.0 + 1.0 - 5e-4, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ant-dir-pearl", "ant-dir-varibad", "ant-dir-2d"])
+def test_the_direction_reward_is_the_way_made_along_the_angle(name):
     # 0.1 m along x and 0.2 m along y in 0.05 s: 4 m/s towards 90 degrees
     task, data = {"angle": math.pi / 2}, numbers(xy=(0.1, 0.2), forces=(1.0,))
-    reward = outcome("ant-dir-pearl", task, data, {"xy": torch.zeros(1, 2)}).reward
+    reward = outcome(name, task, data, {"xy": torch.zeros(1, 2)}).reward
     assert reward.item() == pytest.approx(4.0 - 0.5 * 2.0 + 1.0 - 5e-4, abs=1e-5)
+
+
+def test_varibads_two_directions_are_one_radian_to_each_side_of_x():
+    data = numbers(xy=(0.05, 0.0))  # 1 m/s along x
+    rewards = [
+        outcome("ant-dir-varibad", {"angle": angle}, data, {"xy": torch.zeros(1, 2)}).reward.item()
+        for angle in (-1.0, 1.0)
+    ]
+    assert rewards == pytest.approx([math.cos(1.0)] * 2, abs=1e-5)
+    assert envs.make_spec("ant-dir-varibad").tasks.split("test", 100).unique().tolist() == [-1.0, 1.0]
 
 
 def test_the_goal_reward_is_the_distance_in_the_1_norm():
     # The goal lies 2 m away at 30 degrees: at (sqrt(3), 1).
     task, data = {"goal_distance_sq": 4.0, "goal_angle": math.pi / 6}, numbers(xy=(0.0, 1.5), forces=(-2.0,))
-    result = outcome("ant-goal", task, data)
+    result = outcome("ant-goal", task, data, {"xy": torch.zeros(1, 2)})
     assert result.reward.item() == pytest.approx(-math.sqrt(3) - 0.5 - 0.1 * 2.0 - 5e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "task"),
-    [("ant-dir-maml", {"direction": 1.0}), ("ant-vel", {"velocity": 1.0}), ("ant-dir-pearl", {"angle": 1.0})],
-)
+def test_mamls_goal_reward_is_four_less_the_distance_of_the_centre_of_mass():
+    data = numbers(xy=(5.0, 5.0), com=(0.5, 1.0), forces=(-2.0,))
+    reward = outcome("ant-goal-maml", {"goal_x": 2.0, "goal_y": -1.5}, data).reward
+    assert reward.item() == pytest.approx(4.0 - 1.5 - 2.5 - 0.01 - 5e-4 + 0.05, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [*RLLAB, *PEARL])
 @pytest.mark.parametrize(("height", "ends"), [(0.19, True), (0.21, False), (0.99, False), (1.01, True)])
-def test_an_episode_ends_when_the_torso_is_too_low_or_too_high(name, task, height, ends):
-    result = outcome(name, task, numbers(height), {"xy": torch.zeros(1, 2)})
+def test_an_episode_ends_when_the_torso_is_too_low_or_too_high(name, height, ends):
+    result = outcome(name, A_TASK[name], numbers(height), {"xy": torch.zeros(1, 2)})
+    assert result.terminated.tolist() == [ends]
+
+
+@pytest.mark.parametrize("name", PROMP)
+@pytest.mark.parametrize(("height", "ends"), [(-0.01, True), (0.01, False), (0.99, False), (1.01, True)])
+def test_promps_episode_ends_when_the_torso_is_below_the_ground_or_too_high(name, height, ends):
+    result = outcome(name, A_TASK[name], numbers(height), {"xy": torch.zeros(1, 2)})
     assert result.terminated.tolist() == [ends]
 
 
 def test_the_goal_task_never_ends_early():
     for height in (0.0, 2.0):
-        assert not outcome("ant-goal", {"goal_distance_sq": 1.0, "goal_angle": 0.0}, numbers(height)).terminated.any()
+        state = {"xy": torch.zeros(1, 2)}
+        assert not outcome("ant-goal", A_TASK["ant-goal"], numbers(height), state).terminated.any()
 
 
 def test_without_contact_forces_they_cost_nothing_and_are_not_seen():
     data = numbers(velocity=1.5, forces=(3.0, -0.5))
     reward = outcome("ant-dir-maml", {"direction": 1.0}, data, contact_forces=False).reward
     assert reward.item() == pytest.approx(1.5 - 0.01 + 0.05, abs=1e-6)
-    assert [envs.make_spec(name, contact_forces=False).obs_dim for name in NAMES] == [41, 41, 27, 29]
+    assert [envs.make_spec(name, contact_forces=False).obs_dim for name in NAMES] == [41] * 3 + [27] * 4 + [29]
 
 
 # --- against MuJoCo -------------------------------------------------------------------------------
@@ -186,7 +232,10 @@ def test_held_out_tasks_lie_beyond_the_train_range():
     velocity = envs.make_spec("ant-vel").tasks.split("extrapolation", 200)
     for value in (radius, velocity):
         assert float(value.min()) >= 3.0 and float(value.max()) <= 4.0
-    for name in ("ant-dir-maml", "ant-dir-pearl"):  # there is nothing beyond a circle
+    square = envs.make_spec("ant-goal-maml").tasks.split("extrapolation", 200).abs().amax(1)
+    assert float(square.min()) >= 3.0 and float(square.max()) <= 4.0
+    for name in ("ant-dir-maml", "ant-dir-promp", "ant-dir-2d", "ant-dir-pearl", "ant-dir-varibad"):
+        # There is nothing beyond a circle.
         assert envs.make_spec(name).tasks.splits() == ("train", "validation", "test")
     angle = envs.make_spec("ant-dir-pearl").tasks.split("test", 1000)
     assert float(angle.min()) < 0.05 and float(angle.max()) > 2 * math.pi - 0.05
@@ -221,7 +270,7 @@ def test_the_drawn_scene_moves_like_the_simulated_model_and_shows_the_task(name)
     assert len(marks) >= 2
     assert not scene.geom_contype[marks].any() and not scene.geom_conaffinity[marks].any()
     np.testing.assert_allclose(scene.body_mass, model.body_mass, rtol=1e-12)
-    if name == "ant-goal":
+    if "goal" in env._task:
         np.testing.assert_allclose(scene.geom_pos[marks[0], :2], env._task["goal"][0], rtol=1e-6)
 
 

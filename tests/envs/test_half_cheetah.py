@@ -1,4 +1,4 @@
-"""The half-cheetahs of MAML and PEARL: their dynamics are gymnasium's, their rewards the papers'."""
+"""The half-cheetahs of MAML, PEARL, ProMP and RoML: their dynamics are gymnasium's, their rewards the papers'."""
 
 from importlib import resources
 
@@ -10,6 +10,7 @@ import torch
 import envs
 
 NAMES = ("half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir")
+LIKE_PEARLS = ("half-cheetah-vel-promp", "half-cheetah-vel-roml")
 ASSET = resources.files("gymnasium").joinpath("envs", "mujoco", "assets", "half_cheetah.xml")
 
 
@@ -136,7 +137,32 @@ def test_starts_are_spread_as_in_the_originals(name, qpos_std):
     assert float(qpos.abs().max()) <= (0.1 if name != NAMES[0] else 0.06)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LIKE_PEARLS)
+def test_promps_and_romls_half_cheetahs_move_and_earn_as_pearls(name):
+    pair = [envs.make(each, 4, seed=5) for each in ("half-cheetah-vel-pearl", name)]
+    num_seen = 17 if name.endswith("promp") else 20
+    assert pair[1].spec.obs_dim == num_seen
+    for env in pair:
+        env.set_tasks(torch.tensor([[1.5]]))
+    first, second = (env.reset() for env in pair)
+    torch.testing.assert_close(first[:, :num_seen], second)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        action = 2 * torch.rand(4, 6, generator=generator) - 1
+        first, second = (env.step(action) for env in pair)
+        torch.testing.assert_close(first.obs[:, :num_seen], second.obs)
+        torch.testing.assert_close(first.reward, second.reward)
+
+
+@pytest.mark.parametrize(("name", "fastest"), [(LIKE_PEARLS[0], 3.0), (LIKE_PEARLS[1], 7.0)])
+def test_promps_and_romls_velocities_have_their_ranges(name, fastest):
+    tasks = envs.make_spec(name).tasks
+    near, far = tasks.split("test", 1000), tasks.split("extrapolation", 200)
+    assert 0.0 <= float(near.min()) < 0.05 and fastest - 0.05 < float(near.max()) <= fastest
+    assert fastest <= float(far.min()) and float(far.max()) <= fastest + 1.0
+
+
+@pytest.mark.parametrize("name", [*NAMES, *LIKE_PEARLS])
 def test_the_drawn_scene_moves_like_the_simulated_model(name):
     spec = envs.make_spec(name)
     task = {spec.tasks.parameters[0].name: torch.tensor(1.0)}
@@ -149,7 +175,7 @@ def test_the_drawn_scene_moves_like_the_simulated_model(name):
     np.testing.assert_allclose(scene.body_mass, model.body_mass, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["half-cheetah-vel-maml", "half-cheetah-vel-pearl", "half-cheetah-dir"])
+@pytest.mark.parametrize("name", [*NAMES, *LIKE_PEARLS])
 def test_signals_say_what_the_reward_says_of_the_speed(name):
     env = envs.make(name, 4, seed=2)
     env.reset()

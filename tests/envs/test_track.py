@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.driving import car, course, roads, track
+from envs.driving import car, course, driver, roads, track
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.expert import Expert
 from metarl.types import Rollout
@@ -183,7 +183,7 @@ def test_cornering_takes_its_grip_from_drive_and_brake():
     sensors = torch.tensor([[0.0, 2.0, 3.0], [0.0, -2.0, 3.0], [0.0, 0.0, 2.0], [0.0, 3.0, 3.0]])
     state = {"off_road": torch.zeros(4, dtype=torch.bool), "pose": torch.zeros(4, 2), "acceleration": torch.zeros(4)}
     pedal = torch.tensor([[0.0, 1.0], [0.0, -1.0], [0.0, -1.0], [0.5, 1.0]])
-    ctrl = SPEC.control(task, {"sensordata": sensors}, state, pedal)["ctrl"]
+    ctrl = track.control(task, {"sensordata": sensors}, state, pedal)["ctrl"]
     expected = torch.zeros(4, 5)
     expected[0, car.DRIVE] = 12.36 / 20.0
     expected[1, car.BRAKE] = 12.36 / 24.0
@@ -197,7 +197,7 @@ def test_braking_moves_load_to_the_front_axle_and_speeding_up_to_the_rear():
     task |= track.derive(task)
     state = {"off_road": torch.zeros(3, dtype=torch.bool), "pose": torch.zeros(3, 2)}
     state["acceleration"] = torch.tensor([0.0, -5.0, 3.0])
-    limit = SPEC.control(task, {"sensordata": torch.zeros(3, 4)}, state, torch.zeros(3, 2))["actuator_forcerange"]
+    limit = track.control(task, {"sensordata": torch.zeros(3, 4)}, state, torch.zeros(3, 2))["actuator_forcerange"]
     torch.testing.assert_close(limit[:, 1:, 0], -limit[:, 1:, 1])
     moved = 0.5 * 3.7 * 0.074 / 0.33 * torch.tensor([0.0, -5.0, 3.0])
     torch.testing.assert_close(limit[:, car.TYRE_REAR, 1] - limit[0, car.TYRE_REAR, 1], moved, atol=1e-5, rtol=0)
@@ -210,6 +210,15 @@ def test_acceleration_is_that_of_the_forces_also_in_a_spin():
     sensors = torch.tensor([[0.0, 4.0, 2.8, -1.0], [0.0, 0.0, 2.8, 0.0], [0.0, 0.0, 0.0, 0.0]])
     speed_before = torch.tensor([3.0, 3.0, 3.0])
     torch.testing.assert_close(car.acceleration(speed_before, sensors), torch.tensor([-1.0, -5.0, -12.0]))
+
+
+def test_speeds_computed_from_the_state_are_those_of_the_sensors():
+    env = make_env(tasks_with(2, direction=[1.0, -1.0]))
+    sensors = env.engine.data("sensordata")
+    for _ in range(20):
+        env.step(torch.tensor([[0.9, 1.0], [-0.5, 0.6]]))
+    computed = car.sensed(lambda task, data: data["sensordata"])(env._task, env._data)
+    torch.testing.assert_close(computed, sensors[:, :4], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -310,6 +319,7 @@ def test_nothing_depends_on_where_the_road_lies():
     action, noise = torch.tensor([[0.1, 0.5]]), Noise(torch.zeros(1, 0), torch.zeros(1, 0))
     here = SPEC.step(task, data, env._state, action, noise)
     task["road"], data["qpos"] = moved(task["road"]), moved(data["qpos"])
+    data["qvel"] = torch.cat([data["qvel"][:, :2] @ rotation.T, data["qvel"][:, 2:]], 1)
     there = SPEC.step(task, data, env._state, action, noise)
     torch.testing.assert_close(here.reward, there.reward, atol=1e-4, rtol=0)
     torch.testing.assert_close(
@@ -342,7 +352,7 @@ def circle_step(
         "acceleration": torch.zeros(1),
         "record": torch.zeros(1, 4),
     }
-    return SPEC.step(task, data, state, torch.tensor([action]), Noise(torch.zeros(1, 0), torch.zeros(1, 0)))
+    return track.step(task, data, state, torch.tensor([action]), Noise(torch.zeros(1, 0), torch.zeros(1, 0)))
 
 
 def test_reward_is_progress_at_five_metres_per_second():
@@ -442,6 +452,26 @@ def test_runs_are_bit_identical_at_one_and_two_threads():
     assert torch.equal(run(make_env(tasks, 1), action, 50), run(make_env(tasks, 2), action, 50))
 
 
+def test_metrics_end_where_the_car_leaves_the_road():
+    env = make_env(tasks_with(2), spec=LONG)
+    steps = [env.step(torch.tensor([[1.0, 1.0], [0.0, -1.0]])) for _ in range(60)]
+    end = next(t for t, step in enumerate(steps) if step.terminated[0])
+    progress, stage_time, off_track, slip_angle = env.metrics().unbind(1)
+    assert off_track.tolist() == [1.0, 0.0] and stage_time.isnan().all()
+    assert 3.0 * 0.04 * end * 0.5 < progress[0] < 7.0 * 0.04 * (end + 1)
+    assert slip_angle[0] > 0.02 > slip_angle[1]
+    kept = env.metrics()[0, 0].clone()
+    env.step(torch.zeros(2, 2))
+    assert env.metrics()[0, 0] == kept
+
+
+def test_stage_time_is_that_of_the_first_step_beyond_the_stage():
+    env = make_env(tasks_with(), spec=SPEC)
+    rollout = Expert().trial(env, 1, None)
+    expected = 0.04 * (1 + int((~rollout.success[:, 0]).sum()))
+    assert env.metrics()[0, 1].item() == pytest.approx(expected, abs=1e-5)
+
+
 def test_functions_trace_without_graph_breaks():
     env = make_env(SPEC.tasks.split("train", 4))
     action, noise = torch.zeros(4, 2), Noise(torch.rand(4, 2), torch.zeros(4, 0))
@@ -468,7 +498,11 @@ def test_both_engines_drive_the_same():
     neighbours = (curvature - curvature.roll(1, 1)).abs().amax(1)
     generator = torch.Generator().manual_seed(0)
     for _ in range(100):
-        action = envs[0].expert_action() + 0.3 * torch.randn(8, 2, generator=generator)
+        # Below the limit of grip, where rounding does not grow.
+        task, seen = envs[0]._task, envs[0]._obs
+        action = driver.drive(task, seen, line_m=task["line_m"], grip_share=0.6) + 0.3 * torch.randn(
+            8, 2, generator=generator
+        )
         steps = [env.step(action) for env in envs]
         obs = [step.obs for step in steps]
         assert torch.equal(steps[0].terminated, steps[1].terminated)

@@ -44,7 +44,7 @@ def double(values):
 @pytest.mark.parametrize("loss", ["reward", "potential", "advantage", "drift", "dense"])
 def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
     epochs = 2 if loss == "drift" else 1
-    config = replace(SMALL, loss=loss, num_inner_steps=num_inner_steps, inner_epochs=epochs, drift_reward="dense")
+    config = replace(SMALL, loss=loss, num_inner_steps=num_inner_steps, inner_epochs=epochs, given_reward="dense")
     learner, _, rollout = collected(config)
     generator = torch.Generator().manual_seed(1)
     meta = {
@@ -95,6 +95,20 @@ def test_the_unrolled_policies_are_those_that_acted():
     _, grown, _ = learner.meta_gradient(learner.agents, learner.ages, phases, goals)
     acted = torch.func.vmap(learner.distribution)(grown, phases[-1].obs).log_prob(phases[-1].action)
     torch.testing.assert_close(acted, phases[-1].log_prob, rtol=1e-4, atol=1e-4)
+
+
+def test_the_policies_that_are_differentiated_are_those_that_acted_when_the_loss_adapts():
+    learner, env, rollout = collected(replace(SMALL, lifetime=4))
+    learner.update(rollout, 0.0)
+    learner.meta_parameters["encoding.strength"].data.fill_(1.0)
+    learner.agents = learner.fresh(B, torch.Generator().manual_seed(3))
+    learner.ages.zero_()
+    env.set_tasks(SPEC.tasks.split("validation", B))
+    rollout = learner.collect(env)
+    last = learner.support(rollout, 2, B)
+    learner.update(rollout, 0.5)  # in the middle of their lives, so the policies stay
+    acted = torch.func.vmap(learner.distribution)(learner.agents, last.obs).log_prob(last.action)
+    torch.testing.assert_close(acted, last.log_prob, rtol=1e-4, atol=1e-4)
 
 
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():

@@ -16,6 +16,7 @@ from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support, credit, step_input_names, step_inputs
 from metarl.losses.table import make_inner_loss
+from metarl.losses.task_encoding import update_statistics
 from tests.probes import hidden_lever
 
 H, E, S = 4, 3, 2
@@ -260,6 +261,20 @@ def test_a_trained_adaptation_differs_between_tasks_and_moves_step_sizes():
     (one, one_steps), (other, other_steps) = (loss.of_task(meta, reach_support(seed)) for seed in (0, 1))
     assert all(not torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one_steps, other_steps)
+
+
+def test_statistics_of_encodings_go_along_with_an_encoder_that_learns():
+    before = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    after = 3 * before + 5  # of the same tasks, by the encoder after its update
+    parameters = {"mean": before.mean(0), "std": before.std(0)}
+    update_statistics(parameters, before, after, 0.1)
+    torch.testing.assert_close(parameters["mean"], after.mean(0))
+    torch.testing.assert_close(parameters["std"], after.std(0))
+    update_statistics(parameters, after, after + 0.0, 0.0)
+    torch.testing.assert_close(parameters["mean"], after.mean(0))
+    other = after + 2.0  # another batch of tasks, by the same encoder: a tenth of the way
+    update_statistics(parameters, other, other, 0.1)
+    torch.testing.assert_close(parameters["mean"], after.mean(0) + 0.2)
 
 
 def test_the_encoding_does_not_depend_on_the_order_of_steps_and_episodes():

@@ -1,5 +1,6 @@
 """The recurrent update rule: what its targets depend on, their bounds, meta-gradients, learning."""
 
+import math
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,7 +14,7 @@ from metarl.learned_loss import transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.hand_designed import HandDesigned
 from metarl.losses.lpg import LPG, Targets
-from metarl.losses.support import Support
+from metarl.losses.support import Support, relative_to_step
 from metarl.nets.distributions import Categorical, Embedded, Gaussian
 from metarl.seeding import make_generator
 from tests.probes import hidden_lever
@@ -27,7 +28,7 @@ SMALL = LearnedLossConfig(
     first_order=False,
     total_steps=1,
     loss="lpg",
-    drift_reward="dense",
+    given_reward="dense",
     meta_batch_size=B,
     episodes_per_task=3,
     num_inner_steps=2,
@@ -67,8 +68,8 @@ def experience(action_dim=2, seed=0):
 
 
 def changed_steps(one, other):
-    """Where the targets of two experiences differ, (H, E)."""
-    differs = (one.action != other.action) | (one.log_value != other.log_value).any(-1)
+    """Where the targets of two experiences differ, (H, E); those of actions are standardised over all."""
+    differs = (one.log_value != other.log_value).any(-1)
     return differs.unflatten(0, (H, E))
 
 
@@ -79,13 +80,31 @@ def with_reward(support, step, episode, reward):
 
 
 @pytest.mark.parametrize("step", range(H))
-def test_a_reward_changes_what_is_wanted_up_to_its_step_in_its_episode_alone(step):
+def test_a_change_of_policy_in_a_step_changes_what_is_wanted_up_to_it_in_its_episode_alone(step):
     support, value = experience()
+    log_prob = support.log_prob.clone()
+    log_prob[step * E + 1] += 1.0
     one = RULE.rule(PARAMETERS, value, support)
-    other = RULE.rule(PARAMETERS, value, with_reward(support, step, 1, 3.0))
+    other = RULE.rule(PARAMETERS, value, support._replace(log_prob=log_prob))
     expected = torch.zeros(H, E, dtype=torch.bool)
     expected[: step + 1, 1] = True
     assert torch.equal(changed_steps(one, other), expected)
+
+
+def test_a_reward_is_read_also_against_those_of_other_episodes_at_its_step():
+    support, _ = experience()
+    relative = relative_to_step(support.reward, support.weight, H).view(H, E)
+    torch.testing.assert_close(relative.mean(1), torch.zeros(H, dtype=torch.float64), atol=1e-9, rtol=0)
+    shifted = support.reward + torch.arange(H).repeat_interleave(E)
+    torch.testing.assert_close(relative_to_step(shifted, support.weight, H).view(H, E), relative)
+
+
+def test_the_actions_that_are_wanted_have_mean_zero_and_unit_deviation():
+    support, value = experience()
+    for scale in (0.5, 100.0):
+        wanted = RULE.rule({n: scale * v for n, v in PARAMETERS.items()}, value, support).action
+        torch.testing.assert_close(wanted.mean(), torch.tensor(0.0, dtype=torch.float64), atol=1e-6, rtol=0)
+        assert float(wanted.std(correction=0)) == pytest.approx(1, abs=0.05)
 
 
 def test_a_value_changes_what_is_wanted_up_to_its_step():
@@ -121,12 +140,14 @@ def test_an_end_is_seen_and_the_last_step_of_a_shorter_life_is_read_like_any_las
     support, value = experience()
     plain, ended = (RULE.rule(PARAMETERS, value, s) for s in (support, ended_after(support, 2, 1)))
     assert changed_steps(plain, ended)[:3, 1].all()
-    cut = ended_after(support, 2, 1)._replace(ended=support.ended)  # by a failure that is no end: weights alone
+    counts = (torch.arange(H) < 3).to(torch.float64).repeat_interleave(E)  # failures that are no ends: weights alone
+    cut = support._replace(weight=counts / counts.sum())
     short = replace(RULE, horizon=3)
     first = slice(0, 3 * E)
-    expected = short.rule(PARAMETERS, value[first], Support(*(v[first] for v in support)))
+    alone = Support(*(v[first] for v in support))
+    expected = short.rule(PARAMETERS, value[first], alone._replace(weight=cut.weight[first]))
     found = RULE.rule(PARAMETERS, value, cut)
-    torch.testing.assert_close(found.action.view(H, E)[:3, 1], expected.action.view(3, E)[:, 1])
+    torch.testing.assert_close(found.action[first], expected.action)
 
 
 def test_what_is_wanted_does_not_depend_on_the_order_of_episodes():
@@ -160,7 +181,7 @@ def test_what_is_wanted_is_bounded_whatever_is_read(reward, log_prob, logit, sca
     support = with_reward(support, step, 1, reward)._replace(log_prob=torch.full_like(support.log_prob, log_prob))
     parameters = {name: scale * v for name, v in PARAMETERS.items()}
     targets = RULE.rule(parameters, value.softmax(-1), support)
-    assert bool((targets.action.abs() <= RULE.bound).all())
+    assert bool((targets.action.abs() <= math.sqrt(H * E)).all())  # the largest of numbers of unit deviation
     torch.testing.assert_close(targets.log_value.exp().sum(-1), torch.ones(H * E, dtype=torch.float64))
 
 
@@ -272,7 +293,7 @@ def test_all_tasks_at_once_are_one_task_after_the_other():
 
 def test_a_trained_rule_fits_any_robot():
     one = LearnedLossLearner(SPEC, SMALL, 0)
-    other = LearnedLossLearner(hidden_lever(), replace(SMALL, drift_reward="feedback"), 0)
+    other = LearnedLossLearner(hidden_lever(), replace(SMALL, given_reward="feedback"), 0)
     assert {n: v.shape for n, v in one.meta_parameters.items() if n.startswith("loss.")} == {
         n: v.shape for n, v in other.meta_parameters.items() if n.startswith("loss.")
     }

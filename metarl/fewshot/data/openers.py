@@ -12,7 +12,7 @@ from metarl.fewshot.data import omniglot as omniglot_data
 from metarl.fewshot.data import spoken_digits as spoken_digits_data
 from metarl.fewshot.data.borealtc import NUM_IMU, BorealTCOptions
 from metarl.fewshot.data.omniglot import OmniglotOptions
-from metarl.fewshot.data.signals import Standardised, band_powers, shaken, warped
+from metarl.fewshot.data.signals import Standardised, band_powers, warped
 from metarl.fewshot.data.sinusoid import SinusoidOptions, SinusoidSource
 from metarl.fewshot.data.spoken_digits import SpokenDigitsOptions
 from metarl.fewshot.sources import EpisodeSource, PackedSource
@@ -37,19 +37,19 @@ def spoken_digits(
 
 
 def borealtc(options: BorealTCOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
-    """BorealTC as spectra and means of frames, standardised by the training runs; scaled and noisy in training."""
+    """BorealTC as spectra and means of frames, standardised by the training runs.
+
+    Samples are not changed in training: levels and amplitudes tell surfaces apart. Other factors and noise, levels
+    shifted, or windows mirrored and reversed cost 5 to 10 points of accuracy on unseen runs (fold 0, 200 updates).
+    """
     data = borealtc_data.load(options, data_dir, skips_broken)
     train = data.x[data.split("train").samples]  # (N, 10, L)
     features = Standardised.to(torch.cat([_features(part) for part in train.split(1000)]))
-    std = train.std((0, 2))
-
-    def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-        return shaken(x, generator, std)
 
     def prepare(x: Tensor) -> Tensor:
         return features(_features(x))
 
-    return PackedSource(data, device, augment, prepare)
+    return PackedSource(data, device, prepare=prepare)
 
 
 def sinusoid(options: SinusoidOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:

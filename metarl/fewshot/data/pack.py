@@ -20,7 +20,7 @@ from metarl.errors import DataError, UnknownNameError
 from metarl.fewshot.data.source import cache_folder
 from metarl.files import reason, sync_folder, write_new
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Of the packed files; raise it when loaders change what they make, and old caches are made anew."""
 
 logger = logging.getLogger(__name__)

@@ -53,22 +53,6 @@ def band_powers(x: Tensor, num_spectra: int, frame: int) -> Tensor:
     return torch.cat([spectra, mean, frames[:, num_spectra:].std(-1)], 1)
 
 
-def shaken(x: Tensor, generator: torch.Generator, std: Tensor, scale: float = 0.15, noise: float = 0.05) -> Tensor:
-    """Change each channel of each window by a factor about its mean, and add white noise.
-
-    Args:
-        x: (N, C, L).
-        generator: on the CPU.
-        std: (C,) deviation of each channel, which noise is relative to.
-        scale: deviation of the logarithm of the factor.
-        noise: deviation of the noise, in those of the channel.
-    """
-    factor = torch.randn(*x.shape[:2], 1, generator=generator).mul(scale).exp().to(x.device)
-    white = torch.randn(x.shape, generator=generator).to(x.device)
-    mean = x.mean(-1, keepdim=True)
-    return mean + (x - mean) * factor + noise * std.to(x.device).unsqueeze(1) * white
-
-
 def warped(x: Tensor, generator: torch.Generator, stretch: float = 0.12, shift: float = 0.1) -> Tensor:
     """Stretch and shift spectra (N, F, T) along frequency and time, as if another person spoke, faster or later.
 

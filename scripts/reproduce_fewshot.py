@@ -1,0 +1,222 @@
+"""The runs behind the few-shot tables: train, judge on unseen classes, put them beside what was published.
+
+Runs that are there already are gone on with, and finished ones only judged; so an interrupted reproduction continues,
+and seeds can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictures in benchmarks/results/fewshot-NAME.*
+
+    python scripts/reproduce_fewshot.py omniglot --data-dir DATA --learners protonet --seeds 0 1 2
+    python scripts/reproduce_fewshot.py borealtc --quick           # does it run? everything goes to runs/quick/
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from _fewshot_tables import TABLES, FewShotTable, Kind, Row
+from _measure import RESULTS, save, show
+
+from metarl.errors import MetarlError
+from metarl.fewshot.config import FewShotConfig
+from metarl.fewshot.data import make_options, open_data
+from metarl.fewshot.data.omniglot import official_runs
+from metarl.fewshot.evaluate import FewShotEvaluation, evaluate_few_shot, judge_episode
+from metarl.fewshot.pictures import reliability_diagram
+from metarl.fewshot.presets import preset
+from metarl.fewshot.run import LoadedFewShotRun, load_few_shot_run
+from metarl.fewshot.sampler import EpisodeShape
+from metarl.fewshot.train import train_few_shot
+from metarl.run import resolve_device
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=TABLES, metavar="NAME", help=", ".join(TABLES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the test tasks are the same")
+    parser.add_argument("--learners", nargs="+", metavar="ROW", help="some rows of the table; default: all")
+    parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="some variants of the data; default: all")
+    parser.add_argument("--max-minutes", type=float, default=0.0, help="of training each run; 0: as in the preset")
+    parser.add_argument("--num-tasks", type=int, default=1000, help="that each run is judged on")
+    parser.add_argument("--data-dir", type=Path, help="folder of the data; default $METARL_DATA, else download")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--torch-threads", type=int, default=1)
+    parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
+    parser.add_argument("--quick", action="store_true", help="two updates and few tasks, into runs/quick/")
+    arguments = parser.parse_args()
+    table, root, results = TABLES[arguments.name], Path("runs/fewshot"), RESULTS
+    if arguments.quick:
+        root = results = Path("runs/quick")
+    rows = _chosen(parser, arguments.learners, {row.name: row for row in table.rows}, "row")
+    variants = _chosen(parser, arguments.variants, dict(table.variants), "variant")
+    torch.set_num_threads(arguments.torch_threads)
+    records = []
+    try:
+        for variant, values in variants.items():
+            for row in rows.values():
+                for seed in arguments.seeds:
+                    name = "-".join(part for part in (row.name, variant, f"seed{seed}") if part)
+                    config = configuration(table, row, values, seed, arguments)
+                    run = trained(root / arguments.name / name, config, arguments.data_dir)
+                    if not arguments.train_only:
+                        judged = judge(run, table, row, arguments)
+                        records.append({"row": row.name, "variant": variant, "seed": seed, **judged})
+                        report(arguments.name, table, records, results)
+    except MetarlError as error:
+        parser.exit(2, f"reproduce_fewshot: {error}\n")
+
+
+def configuration(
+    table: FewShotTable, row: Row, values: dict[str, Any], seed: int, arguments: argparse.Namespace
+) -> FewShotConfig:
+    """The preset with the row's differences; or two updates of it."""
+    settings, training = preset(row.learner, table.data, row.preset)
+    training = replace(training, **row.training)
+    if arguments.max_minutes:
+        training = replace(training, max_minutes=arguments.max_minutes)
+    if arguments.quick:
+        training = replace(training, num_updates=2, meta_batch_size=min(2, training.meta_batch_size))
+    return FewShotConfig(
+        learner=row.learner,
+        data=table.data,
+        settings=replace(settings, **row.settings),
+        training=training,
+        data_options=make_options(table.data, {name: _json(value) for name, value in values.items()}),
+        seed=seed,
+        device=resolve_device(arguments.device),
+        torch_threads=arguments.torch_threads,
+    )
+
+
+def trained(out: Path, config: FewShotConfig, data_dir: Path | None) -> LoadedFewShotRun:
+    """Begin a run, or go on with it; a finished one ends at once."""
+    print(out, flush=True)
+    resume = (out / "config.json").exists()
+    outcome = train_few_shot(config, out, data_dir=data_dir, resume=resume, validate_every=0)
+    if not outcome.finished:
+        sys.exit(outcome.exit_code)
+    return load_few_shot_run(out, config.device)
+
+
+def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Evaluate a run on every split and kind of task."""
+    config, num_tasks = run.config, 20 if arguments.quick else arguments.num_tasks
+    source = open_data(config.data, config.data_options, arguments.data_dir, device=config.device)
+    evaluations: list[FewShotEvaluation] = []
+    for split, pairing, (ways, shots) in product(table.splits, table.pairings, row.kinds):
+        shape = EpisodeShape(ways=ways, shots=shots, queries=table.queries, pairing=pairing)
+        judged = evaluate_few_shot(
+            run.learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
+        )
+        evaluations.append(judged)
+    result: dict[str, Any] = {
+        "run": str(run.path),
+        "updates": run.update,
+        "train_s": run.train_s,
+        "config": config.to_json(),
+        "evaluations": [evaluation.to_json() for evaluation in evaluations],
+    }
+    reliability_diagram(run.path / "reliability.png", evaluations[: len(row.kinds)])
+    if table.has_official_runs and run.learner.any_ways:
+        share, hits = judge_episode(run.learner, official_runs(arguments.data_dir).to(config.device))
+        result["official_runs"] = {"error": 1 - share, "right": hits}
+    return result
+
+
+def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], results: Path) -> None:
+    """Write what is known so far; print the means over seeds and variants."""
+    summary = summarised(records)
+    published = {"source": table.source, "values": {k: dict(v) for k, v in table.published.items()}}
+    save(results / f"fewshot-{name}.json", {"name": name, "published": published, "summary": summary, "runs": records})
+    header = (
+        "learner",
+        "split",
+        "queries from",
+        "tasks",
+        "runs",
+        "accuracy %",
+        "per run",
+        "NLL",
+        "Brier",
+        "ECE %",
+        "AUROC %",
+    )
+    rows = [
+        (
+            s["row"],
+            s["split"],
+            s["pairing"],
+            s["tasks"],
+            str(s["num_runs"]),
+            f"{100 * s['accuracy']:.2f} ± {100 * s['ci95']:.2f}",
+            " ".join(f"{100 * value:.1f}" for value in s["accuracies"][:6]),
+            f"{s['nll']:.3f}",
+            f"{s['brier']:.3f}",
+            f"{100 * s['ece']:.1f}",
+            "-" if s["unknown_auroc"] is None else f"{100 * s['unknown_auroc']:.1f}",
+        )
+        for s in summary
+    ]
+    show(f"{name}: accuracy with the 95 % interval over tasks (one run) or over runs", header, rows)
+    for method, values in table.published.items():
+        print(f"  {method}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items()))
+    errors = [100 * r["official_runs"]["error"] for r in records if "official_runs" in r]
+    if errors:
+        print("  error on Lake's official runs, %: " + " ".join(f"{error:.1f}" for error in errors))
+
+
+def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over runs, of each row, split and kind of task.
+
+    The interval is 1.96 standard errors: over runs where there are several, else over the tasks of the only one.
+    """
+    groups: dict[tuple[str, str, str, Kind], list[dict[str, Any]]] = {}
+    for record in records:
+        for evaluation in record["evaluations"]:
+            kind = (evaluation["shape"]["ways"], evaluation["shape"]["shots"])
+            pairing = evaluation["shape"]["pairing"]
+            groups.setdefault((record["row"], evaluation["split"], pairing, kind), []).append(evaluation)
+    rows = []
+    for (row, split, pairing, (ways, shots)), of_runs in groups.items():
+        accuracies = [e["accuracy"]["mean"] for e in of_runs]
+        over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
+        unknown = [e["unknown_auroc"]["mean"] for e in of_runs if e["unknown_auroc"]]
+        rows.append(
+            {
+                "row": row,
+                "split": split,
+                "pairing": pairing,
+                "tasks": f"{ways}-way {shots}-shot",
+                "num_runs": len(of_runs),
+                "accuracy": mean(accuracies),
+                "ci95": of_runs[0]["accuracy"]["ci95"] if over_runs is None else over_runs,
+                "accuracies": accuracies,
+                "nll": mean(e["nll"]["mean"] for e in of_runs),
+                "brier": mean(e["brier"]["mean"] for e in of_runs),
+                "ece": mean(e["ece"] for e in of_runs),
+                "ece_floor": mean(e["ece_floor"] for e in of_runs),
+                "scaled_ece": mean(e["scaled_ece"] for e in of_runs),
+                "unknown_auroc": mean(unknown) if unknown else None,
+            }
+        )
+    return rows
+
+
+def _chosen(parser: argparse.ArgumentParser, asked: Sequence[str] | None, known: dict[str, Any], kind: str) -> dict:
+    for name in asked or ():
+        if name not in known:
+            parser.error(f"no {kind} {name}; available: {', '.join(known)}.")
+    return {name: known[name] for name in asked or known}
+
+
+def _json(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+if __name__ == "__main__":
+    main()
