@@ -38,6 +38,8 @@ def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
         total_steps=4_000_000,
         meta_batch_size=8,
         adapts_to_task=False,
+        outer_lr=2e-3,
+        step_size_lr=2e-2,
         task_chunk=8,
         update_threads=1,
     )
