@@ -54,8 +54,11 @@ class LearnedLossConfig:
     """Largest magnitude of what the loss adds."""
     outer_lr: float = 2e-2
     """Step size of Adam."""
+    step_size_lr: float = 0.0
+    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. A recurrent rule wants small
+    steps, its step sizes do not."""
     anneal: bool = True
-    """Decrease it linearly to a tenth over the training."""
+    """Decrease both linearly to a tenth over the training."""
     max_grad_norm: float = 1.0
     """Largest norm of the meta-gradient, of each task and of their mean."""
     outer: Literal["gradient", "evolution"] = "gradient"
@@ -97,7 +100,7 @@ class LearnedLossConfig:
         for name in (*counts, "true_episodes", "update_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight"):
+        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight", "step_size_lr"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.lifetime % self.num_inner_steps:

@@ -111,6 +111,18 @@ def test_the_policies_that_are_differentiated_are_those_that_acted_when_the_loss
     torch.testing.assert_close(acted, last.log_prob, rtol=1e-4, atol=1e-4)
 
 
+def test_step_sizes_learn_at_a_rate_of_their_own():
+    learner, _, rollout = collected(replace(SMALL, outer_lr=1e-3, step_size_lr=0.1, anneal=False))
+    before = {name: value.detach().clone() for name, value in learner.meta_parameters.items()}
+    learner.update(rollout, 0.0)
+    moved = {
+        name: float((value.detach() - before[name]).abs().max()) for name, value in learner.meta_parameters.items()
+    }
+    # The first step of Adam is as long as its step size.
+    assert moved["log_step_size"] == pytest.approx(0.1, rel=0.05)
+    assert moved["loss.hidden.weight"] == pytest.approx(1e-3, rel=0.05)
+
+
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():
     learner, _, rollout = collected(SMALL)
     first = learner.agents["layers.0.weight"].clone()
