@@ -158,6 +158,7 @@ def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], re
             f"{s['nll']:.3f}",
             f"{s['brier']:.3f}",
             f"{100 * s['ece']:.1f}",
+            "-" if s["scaled_ece"] is None else f"{100 * s['scaled_ece']:.1f}",
             "-" if s["unknown_auroc"] is None else f"{100 * s['unknown_auroc']:.1f}",
         )
         for s in summary
@@ -185,6 +186,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (row, split, pairing, (ways, shots)), of_runs in groups.items():
         accuracies = [e["accuracy"]["mean"] for e in of_runs]
         over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
+        scaled = [e["scaled_ece"] for e in of_runs]
         unknown = [e["unknown_auroc"]["mean"] for e in of_runs if e["unknown_auroc"]]
         rows.append(
             {
@@ -200,7 +202,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "brier": mean(e["brier"]["mean"] for e in of_runs),
                 "ece": mean(e["ece"] for e in of_runs),
                 "ece_floor": mean(e["ece_floor"] for e in of_runs),
-                "scaled_ece": mean(e["scaled_ece"] for e in of_runs),
+                "scaled_ece": None if None in scaled else mean(scaled),
                 "unknown_auroc": mean(unknown) if unknown else None,
             }
         )

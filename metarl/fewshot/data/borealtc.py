@@ -188,9 +188,3 @@ def _splits(data: PackedData, options: BorealTCOptions) -> dict[str, Split]:
         "train": Split((~is_test & ~held_out).nonzero()[:, 0]),
         "test": Split((is_test & in_test).nonzero()[:, 0]),
     }
-
-
-def channel_scale(data: PackedData) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of each channel over the training runs, (10,) each."""
-    x = data.x[data.split("train").samples]  # (N, 10, L)
-    return x.mean((0, 2)), x.std((0, 2)).clamp(min=1e-6)
