@@ -202,27 +202,23 @@ def judge_episode(learner: FewShotLearner, episode: Episode, seed: int = 0) -> t
 
 
 def table(evaluations: Sequence[FewShotEvaluation]) -> list[tuple[str, ...]]:
-    """Rows for the command line; the first is the header."""
-    rows: list[tuple[str, ...]] = [
-        ("learner", "tasks", "accuracy %", "NLL", "Brier", "ECE %", "AUROC %", "T", "ECE % at T", "ms/task")
-    ]
-    for e in evaluations:
-        unknown = "-" if e.unknown_auroc is None else percent(e.unknown_auroc)
-        rows.append(
-            (
-                e.learner,
-                e.task_name,
-                percent(e.accuracy),
-                f"{e.nll.mean:.3f}",
-                f"{e.brier.mean:.3f}",
-                f"{100 * e.ece:.1f}",
-                unknown,
-                f"{e.temperature:.2f}",
-                f"{100 * e.scaled_ece:.1f}",
-                f"{1000 * e.seconds_per_task:.1f}",
-            )
+    """Rows for the command line, of at most 80 characters; the first is the header."""
+    header = ("learner", "ways", "shots", "accuracy %", "NLL", "Brier", "ECE %", "scaled", "AUROC %")
+    rows = [
+        (
+            e.learner,
+            str(e.shape.ways),
+            str(e.shape.shots),
+            percent(e.accuracy),
+            f"{e.nll.mean:.3f}",
+            f"{e.brier.mean:.3f}",
+            f"{100 * e.ece:.1f}",
+            f"{100 * e.scaled_ece:.1f}",
+            "-" if e.unknown_auroc is None else percent(e.unknown_auroc),
         )
-    return rows
+        for e in evaluations
+    ]
+    return [header, *rows]
 
 
 def percent(estimate: Estimate) -> str:

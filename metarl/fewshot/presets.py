@@ -53,12 +53,15 @@ _OF_DATA: dict[str, Mapping[str, Any]] = {
         "meta_batch_size": 4,
         "num_updates": 400,
     },
+    "mini-imagenet": {"ways": 5, "shots": 1, "queries": 15, "num_updates": 20_000},
+    "objects": {"ways": 5, "shots": 1, "queries": 5, "meta_batch_size": 4, "num_updates": 1_500},
     "sinusoid": {"ways": 1, "shots": 5, "queries": 5, "meta_batch_size": 25, "lr_schedule": "constant"},
 }
 
 _GRADIENT: dict[str, Mapping[str, Any]] = {
     "omniglot": {"meta_batch_size": 16, "num_updates": 8_000},
     "sinusoid": {"num_updates": 70_000},
+    "mini-imagenet": {"meta_batch_size": 4, "num_updates": 30_000},
 }
 
 _SNELL = "Snell et al. 2017, section 3.1: 60-way episodes, Adam 1e-3; there halved every 2,000 episodes"
@@ -195,6 +198,7 @@ _PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
 _GRADIENT_SETTINGS: dict[str, Mapping[str, Any]] = {
     "omniglot": {"encoder": "conv4-strided"},
     "sinusoid": {"hidden_dim": 40, "norm": "none", "inner_lr": 0.01},
+    "mini-imagenet": {"hidden_dim": 32, "inner_lr": 0.01, "num_inner_steps": 5, "num_test_steps": 10},
 }
 """Of learners that adapt weights."""
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from metarl.errors import ConfigError, DataError, UnknownNameError
-from metarl.fewshot.data import DATA_SETS, make_options, omniglot, open_data, spoken_digits
+from metarl.fewshot.data import DATA_SETS, make_options, mini_imagenet, objects, omniglot, open_data, spoken_digits
 from metarl.fewshot.data import borealtc as terrain
 from metarl.fewshot.data.borealtc import BorealTCOptions
+from metarl.fewshot.data.mini_imagenet import MiniImageNetOptions
+from metarl.fewshot.data.objects import ObjectsOptions
 from metarl.fewshot.data.omniglot import OmniglotOptions
 from metarl.fewshot.data.pack import PackedData, cached, load_pack, save_pack
 from metarl.fewshot.data.source import Remote, download
@@ -216,6 +218,51 @@ def test_a_run_without_its_imu_file_is_left_out(tmp_path):
     files = terrain_files(runs=2)
     del files["borealtc/ICE/imu_01.csv"]
     assert len(terrain.load(BorealTCOptions(), write_folder(tmp_path, files)).group_names) == 9
+
+
+def photos(layout):
+    """100 classes of one grey photo each, in one of the two layouts of mini-ImageNet."""
+    files, lists, number = {}, {"train": [], "val": [], "test": []}, 0
+    for part, count in (("train", 64), ("val", 16), ("test", 20)):
+        for _ in range(count):
+            name, label = f"n{number:08}_1.png", f"n{number:08}"
+            folder = "images" if layout == "lists" else f"{part}/{label}"
+            files[f"{folder}/{name}"] = png(np.full((20, 20), number % 2 == 0))
+            lists[part].append(f"{name},{label}")
+            number += 1
+    if layout == "lists":
+        files |= {f"{part}.csv": "\n".join(["filename,label", *lines]).encode() for part, lines in lists.items()}
+    return files
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_mini_imagenet_is_read_in_both_layouts(tmp_path, layout):
+    data = mini_imagenet.load(MiniImageNetOptions(image_size=16), write_folder(tmp_path, photos(layout)))
+    assert data.x.shape == (100, 3, 16, 16)
+    parts = classes_of(data, "train", "validation", "test")
+    assert [len(part) for part in parts] == [64, 16, 20] and len(set.union(*parts)) == 100
+
+
+def test_mini_imagenet_says_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="ImageNet's licence and cannot be downloaded"):
+        open_data("mini-imagenet")
+    files = photos("lists")
+    del files["images/n00000003_1.png"]
+    with pytest.raises(DataError, match=r"n00000003_1\.png of train\.csv is missing"):
+        mini_imagenet.load(MiniImageNetOptions(), write_folder(tmp_path / "lists", files))
+    files = photos("folders")
+    del files["train/n00000003/n00000003_1.png"]
+    with pytest.raises(DataError, match="has 63 classes for train, expected 64"):
+        mini_imagenet.load(MiniImageNetOptions(), write_folder(tmp_path / "folders", files))
+
+
+def test_an_object_looks_alike_from_all_sides_and_unlike_others():
+    data = objects.load(ObjectsOptions(num_objects=20, num_views=4, image_size=16))
+    assert data.x.shape == (80, 3, 16, 16) and data.x.dtype == torch.uint8
+    assert [len(part) for part in classes_of(data, "train", "validation", "test")] == [12, 3, 5]
+    color = data.x.float().sub(data.x.float().mean(1, keepdim=True)).abs().mean((2, 3))  # (N, 3), how colourful
+    of_object = color.unflatten(0, (20, 4))
+    assert of_object.std(1).mean() < 0.7 * of_object.mean(1).std(0).mean()
 
 
 def test_a_packed_file_gives_back_what_was_packed_and_is_made_anew_if_damaged(tmp_path):

@@ -60,6 +60,20 @@ DATA_SETS: dict[str, DataEntry] = {
         splits=("train", "test"),
         licence="CC0 1.0, github.com/norlab-ulaval/BorealTC",
     ),
+    "mini-imagenet": DataEntry(
+        "100 classes of ImageNet, 600 images each, 84x84; for those who have the images (--data-dir)",
+        options="metarl.fewshot.data.mini_imagenet:MiniImageNetOptions",
+        open="metarl.fewshot.data.openers:mini_imagenet",
+        splits=_PARTS,
+        licence="ImageNet's; not downloaded",
+    ),
+    "objects": DataEntry(
+        "camera crops of 160 procedural objects from 20 sides, drawn with MuJoCo; test on unseen objects",
+        options="metarl.fewshot.data.objects:ObjectsOptions",
+        open="metarl.fewshot.data.openers:objects",
+        splits=_PARTS,
+        licence="made here",
+    ),
     "sinusoid": DataEntry(
         "sines of unknown amplitude and phase: regression on a few points (Finn et al. 2017)",
         options="metarl.fewshot.data.sinusoid:SinusoidOptions",

@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from metarl.fewshot.data import borealtc as borealtc_data
+from metarl.fewshot.data import mini_imagenet as mini_imagenet_data
+from metarl.fewshot.data import objects as objects_data
 from metarl.fewshot.data import omniglot as omniglot_data
 from metarl.fewshot.data import spoken_digits as spoken_digits_data
 from metarl.fewshot.data.borealtc import NUM_IMU, BorealTCOptions
+from metarl.fewshot.data.mini_imagenet import MiniImageNetOptions
+from metarl.fewshot.data.objects import ObjectsOptions
 from metarl.fewshot.data.omniglot import OmniglotOptions
 from metarl.fewshot.data.signals import Standardised, band_powers, warped
 from metarl.fewshot.data.sinusoid import SinusoidOptions, SinusoidSource
@@ -19,6 +23,7 @@ from metarl.fewshot.sources import EpisodeSource, PackedSource
 
 _FRAME = 40
 """Steps of a frame of BorealTC's features, 0.4 s."""
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Device = torch.device | str
 
@@ -52,9 +57,27 @@ def borealtc(options: BorealTCOptions, data_dir: Path | None, skips_broken: bool
     return PackedSource(data, device, prepare=prepare)
 
 
+def mini_imagenet(
+    options: MiniImageNetOptions, data_dir: Path | None, skips_broken: bool, device: Device
+) -> EpisodeSource:
+    """mini-ImageNet, each channel standardised by the usual means and deviations of ImageNet."""
+    data = mini_imagenet_data.load(options, data_dir, skips_broken)
+    return PackedSource(data, device, prepare=_imagenet_colors)
+
+
+def objects(options: ObjectsOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
+    """Rendered objects."""
+    return PackedSource(objects_data.load(options, data_dir, skips_broken), device)
+
+
 def sinusoid(options: SinusoidOptions, data_dir: Path | None, skips_broken: bool, device: Device) -> EpisodeSource:
     """Sines, for which there is nothing to load."""
     return SinusoidSource(options, device)
+
+
+def _imagenet_colors(x: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values, device=x.device).view(3, 1, 1) for values in (_IMAGENET_MEAN, _IMAGENET_STD))
+    return (x - mean) / std
 
 
 def _features(x: Tensor) -> Tensor:
