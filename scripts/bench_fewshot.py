@@ -115,8 +115,8 @@ def main() -> None:
             (case.title if i == 0 else "", contender, f"{1000 * median(times):.1f}", f"{ratios[contender]:.2f}")
             for i, (contender, times) in enumerate(seconds.items())
         ]
+        save(arguments.out or RESULTS / "bench_fewshot.json", {"name": "bench_fewshot", "cases": results})
     show("a meta-iteration of MAML", ("problem", "contender", "CPU ms", "times the loop's speed"), rows)
-    save(arguments.out or RESULTS / "bench_fewshot.json", {"name": "bench_fewshot", "cases": results})
 
 
 def meta_iteration_seconds(case: Case, num_rounds: int, maml_type: Any) -> dict[str, list[float]]:
