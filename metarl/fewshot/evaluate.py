@@ -75,8 +75,8 @@ class FewShotEvaluation:
         ece, ece_ci95: expected calibration error over `bins`, in [0, 1], and its interval.
         ece_floor: what it would be by chance if all probabilities were right.
         bins: the reliability diagram.
-        temperature: fitted on tasks of the validation split; the probabilities above are without it. None without such a
-            split: on training data every learner looks too modest.
+        temperature: fitted on tasks of the validation split; the probabilities above are without it. None without such
+            a split: on training data every learner looks too modest.
         scaled_nll, scaled_ece: with that temperature.
         unknown_auroc: of telling queries of the task's classes from queries of none by the largest probability; None
             where the split has no further class.
