@@ -83,6 +83,7 @@ class LearnedLossLearner:
             bound=config.bound,
             num_epochs=config.inner_epochs,
             given_reward=config.given_reward,
+            reads=config.signals,
         )
         self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(

@@ -24,6 +24,9 @@ class LearnedLossConfig:
     own discount, lambda, bound and first step sizes."""
     given_reward: HandDesign = "feedback"
     """The reward, designed by hand, that a drift takes advantages from and that lpg reads."""
+    signals: tuple[str, ...] = ()
+    """The signals of the environment that a learned reward, potential or advantage reads; none named: all of them. Few
+    are learned from fewer steps."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
@@ -115,6 +118,10 @@ class LearnedLossConfig:
         for name in ("discount", "inner_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.signals and self.loss not in ("reward", "potential", "advantage"):
+            raise ConfigError(f"signals are chosen for a learned reward, potential or advantage, got loss {self.loss}.")
+        if len(set(self.signals)) != len(self.signals):
+            raise ConfigError(f"signals must differ, got {', '.join(self.signals)}.")
         if self.learns_offset and self.loss != "advantage":
             raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
         if not all(width >= 1 for width in self.policy_dims):
