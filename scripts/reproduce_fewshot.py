@@ -1,7 +1,7 @@
 """The runs behind the few-shot tables: train, judge on unseen classes, put them beside what was published.
 
 Runs that are there already are gone on with, and finished ones only judged; so an interrupted reproduction continues,
-and seeds can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictures in benchmarks/results/fewshot-NAME.*
+and seeds and learners can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictures in benchmarks/results/fewshot-NAME.*
 
     python scripts/reproduce_fewshot.py omniglot --data-dir DATA --learners protonet --seeds 0 1 2
     python scripts/reproduce_fewshot.py borealtc --quick           # does it run? everything goes to runs/quick/
@@ -60,7 +60,7 @@ def main() -> None:
     rows = _chosen(parser, arguments.learners, {row.name: row for row in table.rows}, "row")
     variants = _chosen(parser, arguments.variants, dict(table.variants), "variant")
     torch.set_num_threads(arguments.torch_threads)
-    records = []
+    records = earlier_records(results / f"fewshot-{arguments.name}.json")
     try:
         for variant, values in variants.items():
             for row in rows.values():
@@ -70,10 +70,17 @@ def main() -> None:
                     run = trained(root / arguments.name / name, config, arguments.data_dir)
                     if not arguments.train_only:
                         judged = judge(run, table, row, arguments)
-                        records.append({"row": row.name, "variant": variant, "seed": seed, **judged})
+                        key = {"row": row.name, "variant": variant, "seed": seed}
+                        records = [r for r in records if {name: r[name] for name in key} != key]
+                        records.append({**key, **judged})
                         report(arguments.name, table, records, results)
     except MetarlError as error:
         parser.exit(2, f"reproduce_fewshot: {error}\n")
+
+
+def earlier_records(path: Path) -> list[dict[str, Any]]:
+    """The runs of an earlier call, which stay in the result unless they are judged again."""
+    return json.loads(path.read_text())["runs"] if path.exists() else []
 
 
 def configuration(
