@@ -1,7 +1,8 @@
 """The runs behind the few-shot tables: train, judge on unseen classes, put them beside what was published.
 
 Runs that are there already are gone on with, and finished ones only judged; so an interrupted reproduction continues,
-and seeds and learners can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictures in benchmarks/results/fewshot-NAME.*
+and seeds and learners can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictures in
+benchmarks/results/fewshot-NAME.*
 
     python scripts/reproduce_fewshot.py omniglot --data-dir DATA --learners protonet --seeds 0 1 2
     python scripts/reproduce_fewshot.py borealtc --quick           # does it run? everything goes to runs/quick/
