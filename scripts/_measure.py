@@ -22,12 +22,15 @@ from rich.table import Table
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def paired_seconds(calls: Mapping[str, Callable[[], None]], num_rounds: int) -> dict[str, list[float]]:
+def paired_seconds(
+    calls: Mapping[str, Callable[[], None]], num_rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time every call once per round, in an order that rotates, so that a busy machine is unfair to nobody.
 
     Args:
         calls: name -> what to time; a call waits for the device itself.
         num_rounds: timed rounds; two more come before to warm up.
+        clock: seconds; `time.process_time` counts those that the process has had, on a machine that others use too.
 
     Returns:
         name -> seconds of each round, same index same round.
@@ -37,10 +40,10 @@ def paired_seconds(calls: Mapping[str, Callable[[], None]], num_rounds: int) -> 
     for round_id in range(-2, num_rounds):
         shift = round_id % len(names)
         for name in names[shift:] + names[:shift]:
-            start = time.perf_counter()
+            start = clock()
             calls[name]()
             if round_id >= 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 

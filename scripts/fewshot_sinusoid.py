@@ -4,7 +4,7 @@ Amplitude uniform in [0.1, 5], phase in [0, pi], input in [-5, 5]; a ReLU networ
 of 0.01 in meta-training, 25 tasks per update, Adam 1e-3; judged on 600 unseen sines, 100 points each, the same for
 all learners and seeds. As many query points as support points in meta-training, as published. Intervals are 1.96
 standard errors over tasks. A neural process takes no steps and has one number. "all tasks" is the same network trained
-on all tasks at once, which no step of meta-training prepares for.
+on all tasks at once, which no step prepares for. Runs are added to those that the file holds already.
 
     python scripts/fewshot_sinusoid.py --learners maml --shots 5           # 3 minutes on one thread
     python scripts/fewshot_sinusoid.py --quick                             # does it run? seconds, into runs/quick/
@@ -13,6 +13,7 @@ on all tasks at once, which no step of meta-training prepares for.
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Mapping
@@ -61,23 +62,30 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.quick:
         arguments.iterations, arguments.out = 50, Path("runs/quick/fewshot-sinusoid.json")
-    runs = []
+    runs = previous(arguments.out)
     for shots in arguments.shots:
         for name in arguments.learners:
             for seed in arguments.seeds:
-                runs.append(run(name, shots, seed, arguments.iterations, arguments.inner_lr))
-                print(f"{name}, {shots} points, seed {seed}: {runs[-1]['cpu_s']:.0f} s", flush=True)
-    save(
-        arguments.out,
-        {"name": "fewshot-sinusoid", "iterations": arguments.iterations, "published": PUBLISHED, "runs": runs},
-    )
+                found = run(name, shots, seed, arguments.iterations, arguments.inner_lr)
+                runs = [r for r in runs if key(r) != key(found)] + [found]
+                save(arguments.out, {"name": "fewshot-sinusoid", "published": PUBLISHED, "runs": runs})
     rows = []
-    for r in runs:
+    for r in sorted(runs, key=key):
         found = [interval(mean, half) for mean, half in zip(r["mse"], r["ci95"], strict=True)]
         found = ["-"] * (len(STEPS) - len(found)) + found
-        rows.append((r["learner"], str(r["shots"]), str(r["seed"]), *found))
-    title = f"mean squared error on {NUM_TASKS} unseen sines, {arguments.iterations} updates"
-    show(title, ("learner", "points", "seed", *(f"{step} steps" for step in STEPS)), rows)
+        rows.append((r["learner"], str(r["shots"]), str(r["seed"]), f"{r['iterations'] // 1000} k", *found))
+    columns = ("learner", "points", "seed", "updates", *(f"{step} steps" for step in STEPS))
+    show(f"mean squared error on {NUM_TASKS} unseen sines", columns, rows)
+
+
+def previous(path: Path) -> list[dict[str, Any]]:
+    """The runs of earlier commands, which stay in the file."""
+    return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
+def key(run: Mapping[str, Any]) -> tuple[int, str, int]:
+    """What a run is replaced by another one for."""
+    return run["shots"], run["learner"], run["seed"]
 
 
 def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> dict[str, Any]:
@@ -106,23 +114,25 @@ def run(name: str, shots: int, seed: int, iterations: int, inner_lr: float) -> d
         "learner": name,
         "shots": shots,
         "seed": seed,
+        "iterations": iterations,
         "settings": changes,
         "cpu_s": time.process_time() - started,
         **judge(learner, shots),
     }
 
 
-def judge(learner: Any, shots: int) -> Mapping[str, list[float]]:
+def judge(learner: Any, shots: int) -> Mapping[str, list[float | None]]:
     """Mean squared errors after each of `STEPS`, and half the width of their intervals."""
     episode = sines(NUM_TASKS, shots, NUM_QUERIES, make_generator(0, "test sines"))
     if isinstance(learner, CNP):
-        predictions = [learner.predict_numbers(episode).mean]  # (B, Q, 1)
+        predictions = [learner.predict(episode, make_generator(0, "test noise"))]  # (B, Q, 1)
     else:
         predictions = [learner.predict(episode, make_generator(0, "test noise"), step) for step in STEPS]
     errors = torch.stack([(p - episode.query_y).square().mean((1, 2)) for p in predictions])  # (steps, B)
+    means, deviations = errors.mean(1).tolist(), errors.std(1).tolist()
     return {
-        "mse": errors.mean(1).tolist(),
-        "ci95": (1.96 * errors.std(1) / math.sqrt(NUM_TASKS)).tolist(),
+        "mse": [mean if math.isfinite(mean) else None for mean in means],  # more steps than were trained may diverge
+        "ci95": [1.96 * std / math.sqrt(NUM_TASKS) if math.isfinite(std) else None for std in deviations],
     }
 
 
@@ -144,8 +154,8 @@ def sines(num_tasks: int, shots: int, queries: int, generator: torch.Generator) 
     return Episode(*part(slice(shots)), *part(slice(shots, None)), num_ways=1)
 
 
-def interval(mean: float, half_width: float) -> str:
-    return f"{mean:.2f} ± {half_width:.2f}"
+def interval(mean: float | None, half_width: float | None) -> str:
+    return "diverges" if mean is None or half_width is None else f"{mean:.2f} ± {half_width:.2f}"
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def map_tasks(function: Callable[[Any], Any], tasks: Any, chunk: int) -> Any:
 
 
 def mean_over_tasks(
-    objective: TaskObjective, parameters: Parameters, tasks: Any, chunk: int
+    objective: TaskObjective, parameters: Parameters, tasks: Any, chunk: int, *, is_normalised: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean of an objective over B tasks, whose gradient is computed chunk by chunk.
 
@@ -92,13 +92,16 @@ def mean_over_tasks(
         parameters: meta-parameters; those that require gradients get one.
         tasks: a tree of tensors (B, ...).
         chunk: tasks in one vmapped call.
+        is_normalised: whether the objective normalises activations. One that does not may be differentiated in a
+            quicker way.
 
     Returns:
         Loss (), and metrics () without a graph.
     """
     names = tuple(parameters)
     metrics: dict[str, Tensor] = {}
-    loss = _MeanOverTasks.apply(objective, tasks, chunk, names, metrics, *parameters.values())
+    gradients = _gradients_inside if is_normalised else _gradients_outside
+    loss = _MeanOverTasks.apply(objective, gradients, tasks, chunk, names, metrics, *parameters.values())
     return loss, metrics
 
 
@@ -109,6 +112,7 @@ class _MeanOverTasks(torch.autograd.Function):
     def forward(
         ctx: Any,
         objective: TaskObjective,
+        gradients_of: Callable[..., Any],
         tasks: Any,
         chunk: int,
         names: tuple[str, ...],
@@ -123,7 +127,7 @@ class _MeanOverTasks(torch.autograd.Function):
         total = torch.zeros((), dtype=values[0].dtype, device=values[0].device)
         gradients = {name: torch.zeros_like(value) for name, value in chosen.items()}
         for part in _chunks(tasks, chunk):
-            slopes, losses, found = _gradients(objective, constants, chosen, part)
+            slopes, losses, found = gradients_of(objective, constants, chosen, part)
             total = total + losses.sum() / count
             for name, value in found.items():
                 metrics[name] = metrics.get(name, 0.0) + value.sum() / count
@@ -139,34 +143,46 @@ class _MeanOverTasks(torch.autograd.Function):
         slopes: list[Tensor | None] = [None] * ctx.num_values
         for i, gradient in zip(ctx.needed, ctx.saved_tensors, strict=True):
             slopes[i] = upstream[0] * gradient
-        return (None, None, None, None, None, *slopes)
+        return (None, None, None, None, None, None, *slopes)
 
 
-def _gradients(
+_Gradients = tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]
+"""The gradient by what was chosen, summed over a chunk of b tasks; losses (b,) and metrics (b,), without a graph."""
+
+
+def _gradients_inside(
     objective: TaskObjective, constants: dict[str, Tensor], chosen: dict[str, Tensor], tasks: Any
-) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-    """The gradient by what was chosen, summed over a chunk of b tasks; losses (b,) and metrics (b,), without a graph.
+) -> _Gradients:
+    """Gradients of each task, inside `vmap`.
 
-    Gradients are taken task by task, inside `vmap`. Taken outside of it they are wrong where an inner gradient goes
-    through `torch.nn.functional.batch_norm`: torch 2.13 differentiates its batched form wrongly a second time. One task
-    alone needs no `vmap`, and autograd is then the quickest.
+    Taken outside of it they are wrong where an inner gradient goes through `torch.nn.functional.batch_norm`: torch 2.13
+    differentiates its batched form wrongly a second time. One task alone needs no `vmap`, and autograd is then the
+    quickest.
     """
-    if num_tasks(tasks) == 1:
-        leaves = {name: value.detach().requires_grad_() for name, value in chosen.items()}
-        with torch.set_grad_enabled(bool(leaves)):
-            loss, metrics = objective(constants | leaves, tree_map(lambda leaf: leaf[0], tasks))
-        slopes = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True) if leaves else ()
-        metrics = {name: value.detach()[None] for name, value in metrics.items()}
-        return dict(zip(leaves, slopes, strict=True)), loss.detach()[None], metrics
+    if num_tasks(tasks) == 1 or not chosen:
+        return _gradients_outside(objective, constants, chosen, tasks)
 
     def of_task(task: Any) -> tuple[dict[str, Tensor], tuple[Tensor, dict[str, Tensor]]]:
         def of_chosen(chosen: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
             return objective(constants | chosen, task)
 
-        return torch.func.grad_and_value(of_chosen, has_aux=True)(chosen) if chosen else ({}, of_chosen({}))
+        return torch.func.grad_and_value(of_chosen, has_aux=True)(chosen)
 
     gradients, (losses, metrics) = torch.func.vmap(of_task)(tasks)  # (b, ...), (b,)
     return {name: value.sum(0) for name, value in gradients.items()}, losses, metrics
+
+
+def _gradients_outside(
+    objective: TaskObjective, constants: dict[str, Tensor], chosen: dict[str, Tensor], tasks: Any
+) -> _Gradients:
+    """The gradient of the sum over tasks, outside `vmap`: without a gradient for each task it is quicker."""
+    leaves = {name: value.detach().requires_grad_() for name, value in chosen.items()}
+    with torch.set_grad_enabled(bool(leaves)):
+        losses, metrics = _vmapped(lambda task: objective(constants | leaves, task))(tasks)  # (b,)
+        total = losses.sum()
+    slopes = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True) if leaves else ()
+    metrics = {name: value.detach() for name, value in metrics.items()}
+    return dict(zip(leaves, slopes, strict=True)), losses.detach(), metrics
 
 
 def num_tasks(tasks: Any) -> int:
@@ -228,5 +244,8 @@ def _vmapped(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def _chunks(tasks: Any, chunk: int) -> Iterator[Any]:
     """The tasks in parts of `chunk`, the last one maybe of fewer."""
     count = num_tasks(tasks)
+    if count <= chunk:
+        yield tasks
+        return
     for start in range(0, count, chunk):
         yield tree_map(lambda leaf, start=start: leaf[start : start + chunk], tasks)

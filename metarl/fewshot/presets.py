@@ -64,24 +64,133 @@ _GRADIENT: dict[str, Mapping[str, Any]] = {
     "mini-imagenet": {"meta_batch_size": 4, "num_updates": 30_000},
 }
 
+_SNELL = "Snell et al. 2017, section 3.1: 60-way episodes, Adam 1e-3; there halved every 2,000 episodes"
+_FINN = "Finn et al. 2017, appendix A.1: 32 tasks, 60,000 updates, 3 steps in the test"
+_FINN_SINES = "Finn et al. 2017, section 5.1, and their released code"
+
 _PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
     ("protonet", "omniglot"): {
+        "default": Preset(training={"ways": 60, "shots": 1, "queries": 5, "num_updates": 6_000}, source=_SNELL),
+        "5-shot": Preset(training={"ways": 60, "shots": 5, "queries": 5, "num_updates": 4_000}, source=_SNELL),
+    },
+    ("matching", "omniglot"): {
         "default": Preset(
             training={"ways": 60, "shots": 1, "queries": 5, "num_updates": 6_000},
-            source="Snell et al. 2017, section 3.1: 60-way episodes, Adam 1e-3; there halved every 2,000 episodes",
+            source=f"episodes as for protonet ({_SNELL}); Vinyals et al. 2016 train on tasks like those of the test",
         ),
-        "5-shot": Preset(training={"ways": 60, "shots": 5, "queries": 5, "num_updates": 4_000}),
+        "5-shot": Preset(training={"ways": 60, "shots": 5, "queries": 5, "num_updates": 4_000}, source=_SNELL),
+        "cosine": Preset(
+            settings={"distance": "cosine", "initial_scale": 10.0, "learns_scale": True},
+            training={"ways": 60, "shots": 1, "queries": 5, "num_updates": 6_000},
+            source="Vinyals et al. 2016, with a learned scale of the cosine, without which it learns badly",
+        ),
+        "full-context": Preset(
+            settings={"full_context": True},
+            training={"ways": 20, "shots": 1, "queries": 5, "meta_batch_size": 2, "num_updates": 6_000},
+            source="Vinyals et al. 2016, appendices A.1 and A.2",
+        ),
+    },
+    ("relation", "omniglot"): {
+        "default": Preset(
+            training={"ways": 20, "shots": 1, "queries": 5, "num_updates": 8_000},
+            source="Sung et al. 2018, released code: Adam 1e-3; there ways as in the test, 19 queries a class for 5",
+        ),
+    },
+    ("gnn", "omniglot"): {
+        "default": Preset(
+            training={"queries": 1, "meta_batch_size": 32, "num_updates": 8_000},
+            source="Garcia and Bruna 2018, released code: 100,000 updates of 300 tasks with one query, Adam 1e-3",
+        ),
+        "20-way": Preset(
+            training={"ways": 20, "queries": 1, "meta_batch_size": 4, "num_updates": 8_000},
+            source="Garcia and Bruna 2018, released code: 80,000 updates of 100 tasks with one query",
+        ),
+    },
+    ("cnp", "omniglot"): {
+        "default": Preset(
+            training={"ways": 20, "queries": 3, "meta_batch_size": 4, "num_updates": 8_000},
+            source="ours; Garnelo et al. 2018 train on 5 and 20 ways apart",
+        ),
+    },
+    ("cnp", "sinusoid"): {
+        "default": Preset(
+            settings={"targets": "numbers", "norm": "none", "hidden_dim": 40},
+            training={"num_updates": 30_000},
+            source="Garnelo et al. 2018, section 4.1, on the sines of Finn et al. 2017",
+        ),
     },
     ("maml", "omniglot"): {
         "default": Preset(
-            settings={"encoder": "conv4-strided", "inner_lr": 0.4, "num_inner_steps": 1, "num_test_steps": 3},
+            settings={"inner_lr": 0.4, "num_inner_steps": 1, "num_test_steps": 3},
             training={"meta_batch_size": 32, "queries": 1, "num_updates": 10_000},
-            source="Finn et al. 2017, appendix A.1: 32 tasks, 60,000 updates, 3 steps in the test",
+            source=_FINN,
         ),
         "20-way": Preset(
-            settings={"encoder": "conv4-strided", "inner_lr": 0.1, "num_inner_steps": 5, "num_test_steps": 5},
+            settings={"inner_lr": 0.1, "num_inner_steps": 5, "num_test_steps": 5},
             training={"ways": 20, "meta_batch_size": 16, "queries": 1, "num_updates": 5_000},
             source="Finn et al. 2017, appendix A.1",
+        ),
+    },
+    ("fomaml", "omniglot"): {
+        "default": Preset(
+            settings={"inner_lr": 0.4, "num_inner_steps": 1, "num_test_steps": 3},
+            training={"meta_batch_size": 32, "queries": 1, "num_updates": 10_000},
+            source=f"as maml ({_FINN})",
+        ),
+    },
+    ("meta-sgd", "omniglot"): {
+        "default": Preset(
+            settings={"inner_lr": 0.1},
+            training={"queries": 1, "meta_batch_size": 32},
+            source="Li et al. 2017: one step, tasks as for maml; the start of the sizes is ours",
+        ),
+    },
+    ("maml++", "omniglot"): {
+        "default": Preset(
+            settings={"encoder": "conv4", "multi_step_share": 0.1},
+            training={"queries": 1, "meta_batch_size": 8, "num_updates": 8_000},
+            source="Antoniou et al. 2019, released code: 5 steps of 0.1 at the start, max-pooling, 8 tasks, Adam "
+            "1e-3 along a cosine, the loss of all steps in the first tenth of 50,000 updates",
+        ),
+    },
+    ("reptile", "omniglot"): {
+        "default": Preset(
+            settings={"num_inner_steps": 12, "num_test_steps": 86, "inner_lr": 4.4e-4, "minibatch_size": 5},
+            training={"shots": 6, "queries": 6, "meta_batch_size": 3, "num_updates": 20_000},
+            source="Nichol et al. 2018, released code, 1-shot: 12 samples a class, epsilon to 0; there 200,000 updates",
+        ),
+        "5-shot": Preset(
+            settings={
+                "num_inner_steps": 5,
+                "num_test_steps": 100,
+                "inner_lr": 1.5e-3,
+                "minibatch_size": 10,
+                "outer_lr": 0.7,
+            },
+            training={"shots": 5, "queries": 5, "meta_batch_size": 5, "num_updates": 20_000},
+            source="Nichol et al. 2018, released code, 5-shot: 10 samples a class; there 100,000 updates",
+        ),
+    },
+    ("reptile", "sinusoid"): {
+        "default": Preset(
+            settings={
+                "inner_optimizer": "sgd",
+                "inner_lr": 0.02,
+                "num_inner_steps": 5,
+                "num_test_steps": 10,
+                "minibatch_size": 0,
+                "outer_lr": 0.5,
+            },
+            source="ours; SGD inside, as in the first figure of Nichol et al. 2018",
+        ),
+    },
+    ("meta-sgd", "sinusoid"): {"default": Preset(source=f"sizes of steps start as those of maml ({_FINN_SINES})")},
+    ("maml", "sinusoid"): {"default": Preset(source=_FINN_SINES)},
+    ("fomaml", "sinusoid"): {"default": Preset(source=_FINN_SINES)},
+    ("bmaml", "sinusoid"): {
+        "default": Preset(
+            settings={"adapts": "all", "num_inner_steps": 1},
+            source="Yoon et al. 2018, section 5.1: all weights are particles",
         ),
     },
 }

@@ -105,7 +105,8 @@ class CNP(nn.Module):
         if self.settings.targets == "classes":
             objective = partial(self._class_loss, episode.num_ways)
         meta = dict(self.named_parameters())
-        loss, metrics = mean_over_tasks(objective, meta, tasks_of(episode, {}), self._chunk(episode))
+        tasks, is_normalised = tasks_of(episode, {}), self.settings.norm != "none"
+        loss, metrics = mean_over_tasks(objective, meta, tasks, self._chunk(episode), is_normalised=is_normalised)
         return loss, {name: float(value) for name, value in metrics.items()}
 
     @torch.no_grad()
@@ -114,6 +115,12 @@ class CNP(nn.Module):
         meta = dict(self.named_parameters())
         logits = map_tasks(partial(self.logits, episode.num_ways, meta), tasks_of(episode, {}), self._chunk(episode))
         return logits.log_softmax(-1)
+
+    def predict(self, episode: Episode, generator: torch.Generator) -> Tensor:
+        """Log probabilities of the queries' classes (B, Q, W), or means of their targets (B, Q, D)."""
+        if self.settings.targets == "numbers":
+            return self.predict_numbers(episode).mean
+        return self.log_probs(episode, generator)
 
     @torch.no_grad()
     def predict_numbers(self, episode: Episode) -> Normal:
@@ -146,7 +153,7 @@ class CNP(nn.Module):
     def _embedded(self, meta: Parameters, task: Task) -> tuple[Tensor, Tensor]:
         """Support (S, Z) and query (Q, Z) of one task."""
         support, query = (
-            torch.func.functional_call(self.encoder, group(meta, "encoder"), (examples.x,))
+            torch.func.functional_call(self.encoder, group(meta, "encoder"), (examples.x,), tie_weights=False)
             for examples in (task.support, task.query)
         )
         return support, query

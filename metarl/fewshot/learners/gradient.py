@@ -142,7 +142,8 @@ class GradientLearner(nn.Module):
         """See `FewShotLearner.loss`; differentiable once."""
         tasks = self._tasks(episode, generator, is_training=True)
         meta = dict(self.named_parameters())
-        loss, metrics = mean_over_tasks(self.task_loss, meta, tasks, self.chunk(episode))
+        is_normalised = self.settings.norm != "none"
+        loss, metrics = mean_over_tasks(self.task_loss, meta, tasks, self.chunk(episode), is_normalised=is_normalised)
         return loss, {name: float(value) for name, value in metrics.items()}
 
     def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
@@ -174,11 +175,11 @@ class GradientLearner(nn.Module):
 
     def outputs(self, parameters: Parameters, x: Tensor) -> Tensor:
         """The network with these parameters: (M, *X) -> (M, W)."""
-        return torch.func.functional_call(self.network, dict(parameters), (x,))
+        return torch.func.functional_call(self.network, dict(parameters), (x,), tie_weights=False)
 
     def encode(self, parameters: Parameters, x: Tensor) -> Tensor:
         """The encoder alone with the network's parameters: (M, *X) -> (M, Z)."""
-        return torch.func.functional_call(self.network.encoder, group(parameters, "encoder"), (x,))
+        return torch.func.functional_call(self.network.encoder, group(parameters, "encoder"), (x,), tie_weights=False)
 
     def inner_problem(self, start: Parameters, support: Examples) -> tuple[Model, Examples]:
         """What inner steps descend through: a model of the adapted weights, and its support, of one task.

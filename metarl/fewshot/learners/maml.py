@@ -100,7 +100,7 @@ class MAML(GradientLearner):
         judged = path[1:] if self.settings.multi_step_share and len(path) > 1 else path[-1:]
         predictions = [self.outputs(network, task.query.x) for network in judged]
         losses = torch.stack([prediction_loss(prediction, task.query) for prediction in predictions])  # (K,) or (1,)
-        loss = (self.step_weights(len(judged)).to(losses) * losses).sum()
+        loss = (self.step_weights(len(judged), losses.device) * losses).sum()
         return loss, query_metrics(predictions[-1], task.query)
 
     def task_prediction(self, meta: Parameters, task: Task, num_steps: int) -> Tensor:
@@ -143,16 +143,16 @@ class MAML(GradientLearner):
             examples,
         )
 
-    def step_weights(self, count: int) -> Tensor:
+    def step_weights(self, count: int, device: torch.device | None = None) -> Tensor:
         """Weights of the losses after `count` inner steps, which sum to one.
 
         Those before the last fall from 1 / K to 0.03 / K over `multi_step_share` of the training, as in the released
         code of MAML++.
         """
         if count == 1:
-            return torch.ones(1)
+            return torch.ones(1, device=device)
         elapsed = min(1.0, self.progress / self.settings.multi_step_share)
-        weights = torch.full((count,), max(1 - elapsed, 0.03) / count)
+        weights = torch.full((count,), max(1 - elapsed, 0.03) / count, device=device)
         weights[-1] = 1 - weights[:-1].sum()
         return weights
 

@@ -32,7 +32,7 @@ _BETA_2, _EPSILON = 0.999, 1e-8
 
 @dataclass(frozen=True)
 class ReptileSettings(InnerSettings):
-    """Settings of Reptile; the defaults follow Nichol et al. 2018 for 5-way Omniglot."""
+    """Settings of Reptile; the defaults are near those of Nichol et al. 2018 for 5-way Omniglot."""
 
     num_inner_steps: int = 5
     """Inner steps in meta-training; with one, Reptile is training on all tasks at once."""
@@ -47,7 +47,7 @@ class ReptileSettings(InnerSettings):
     outer_lr: float = 1.0
     """Epsilon, the share of the way to the mean of the adapted weights, at the start."""
     anneals: bool = True
-    """Decrease that share linearly to a tenth over the training."""
+    """Decrease that share linearly to zero over the training."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -139,4 +139,4 @@ class Reptile(GradientLearner):
 
     def _share(self) -> float:
         """Epsilon of this update."""
-        return self.settings.outer_lr * (1 - 0.9 * self.progress if self.settings.anneals else 1.0)
+        return self.settings.outer_lr * (1 - self.progress if self.settings.anneals else 1.0)
