@@ -126,7 +126,7 @@ TABLES: dict[str, FewShotTable] = {
     "omniglot-calibration": FewShotTable(data="omniglot", rows=tuple(Row(name, ((5, 1),)) for name in ALL)),
     "borealtc": FewShotTable(
         data="borealtc",
-        rows=(Row("protonet", ((5, 1), (5, 5), (5, 20))),),
+        rows=(Row("protonet", ((5, 1), (5, 5), (5, 20), (4, 5))),),
         variants=FOLDS,
         published={
             "hand-made features, nearest prototype": _kinds(42.8, 52.4, 56.7, kinds=((5, 1), (5, 5), (5, 20))),
@@ -170,4 +170,5 @@ TABLES: dict[str, FewShotTable] = {
             **{f"fold{f}-high": {"fold": f, "held_out": ("5", "6", "7", "8", "9")} for f in range(3)},
         },
     ),
+    "objects": FewShotTable(data="objects", rows=tuple(Row(name, FIVE) for name in ("protonet", "matching", "gnn"))),
 }

@@ -147,7 +147,8 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
         splits[split] = {name: _judgement(name, of, driven, first, size) for name, of in driven.items()}
         curves = {_label(name, of): _Curve(per_bin(of.reward, size)) for name, of in driven.items()}
         picture = out.with_name(f"{out.stem}-{split}.png")
-        x_label = f"{arguments.bin_s:g} s of driving" if spec.physics is not None else f"{size} steps of the trial"
+        unit = "step" if spec.physics is None else "second"
+        x_label = f"{unit} of the trial" if arguments.bin_s == 1 else f"of the trial, {arguments.bin_s:g} {unit}s each"
         title = f"{arguments.env}, {arguments.num_tasks} tasks of split {split}, seeds {arguments.seeds}"
         adaptation_curve(picture, curves, x_label=x_label, y_label="reward (IQM, 95 % interval)", title=title)
         rows = [_row(_label(name, driven[name]), result) for name, result in splits[split].items()]

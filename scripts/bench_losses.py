@@ -9,6 +9,7 @@ orientation: the goal is visible, so they need not adapt. Runs lie in runs/losse
 
     python scripts/bench_losses.py --seeds 0 1 2 3 4 5 6 7 8 9
     python scripts/bench_losses.py --only "learned reward" --seeds 0 --train-only        # a share of the training
+    python scripts/bench_losses.py --only LPG --hand dense --seeds 0 1 2 --no-long-lives --out lpg.json
 """
 
 from __future__ import annotations
@@ -60,6 +61,17 @@ LEARNED: dict[str, dict[str, Any]] = {
     "learned potential": {"loss": "potential", "inner_lambda": 0.7},
     "learned advantage": {"loss": "advantage"},
     "ML3 (absolute inputs)": {"loss": "ml3"},
+    "LPG": {
+        "loss": "lpg",
+        "given_reward": "dense",
+        "total_steps": 4_000_000,
+        "meta_batch_size": 8,
+        "adapts_to_task": False,
+        "outer_lr": 2e-3,
+        "step_size_lr": 2e-2,
+        "task_chunk": 8,
+        "update_threads": 1,
+    },
     # In the setting that was better for it.
     "dense, learned steps": {"loss": "dense", "adapts_to_task": False, "first_order": False, "outer_lr": 1e-2},
 }
@@ -98,6 +110,11 @@ def main() -> None:
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
     parser.add_argument("--judge-only", action="store_true", help="take the runs that are finished, train none")
     parser.add_argument("--preset", default="default", help="of learned-loss")
+    parser.add_argument(
+        "--hand", nargs="+", default=HAND, choices=HAND, help="hand-designed losses to compare with; default all"
+    )
+    parser.add_argument("--columns", nargs="+", default=[*SPLITS], choices=SPLITS, help=f"some of: {', '.join(SPLITS)}")
+    parser.add_argument("--no-long-lives", action="store_true", help="do not judge after 100 updates")
     parser.add_argument("--num-tasks", type=int, default=64, help="of each split")
     parser.add_argument("--runs", type=Path, default=Path("runs/losses"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_losses.json")
@@ -136,11 +153,12 @@ def _is_finished(folder: Path, total_steps: int) -> bool:
 def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]]) -> None:
     """Tune, judge, compare, draw."""
     start = preset("learned-loss", ENV, arguments.preset)
-    columns = {name: (spec_of(name), tasks_of(name, arguments.num_tasks)) for name in SPLITS}
+    wanted = [name for name in SPLITS if name in ("seen tasks", *arguments.columns)]
+    columns = {name: (spec_of(name), tasks_of(name, arguments.num_tasks)) for name in wanted}
     distances: dict[str, Distances] = {}
     tuned: dict[str, dict[str, dict[str, float]]] = {}
     chosen: dict[str, dict[int, LearnedLossConfig]] = {}
-    for name in HAND:
+    for name in arguments.hand:
         config = replace(
             start,
             loss=name.removeprefix("PPO on "),
@@ -155,11 +173,11 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
             f"after {k}": {"inner_lr": grid[i].inner_lr, "inner_lambda": grid[i].inner_lambda} for k, i in best
         }
         chosen[name] = {k: grid[i] for k, i in best}
-        some = {column: columns[column] for column in MAIN_SPLITS}
+        some = {column: columns[column] for column in columns if column in MAIN_SPLITS}
         distances[name] = judge(fixed(chosen[name], arguments.seeds[: arguments.few_seeds]), some)
         print(name, tuned[name], flush=True)
-    best = {k: min(HAND, key=lambda name: distances[name]["seen tasks"][:, :, k].mean()) for k in UPDATES}
-    for name in {*best.values(), "dense"}:
+    best = {k: min(arguments.hand, key=lambda name: distances[name]["seen tasks"][:, :, k].mean()) for k in UPDATES}
+    for name in dict.fromkeys([*best.values(), *({"dense"} & chosen.keys())]):
         distances[name] = judge(fixed(chosen[name], arguments.seeds), columns)
     for name, of_seeds in runs.items():
         if name in ORIENTATION or not of_seeds:
@@ -186,16 +204,16 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
         "training": {name: [describe(run) for run in of_seeds] for name, of_seeds in runs.items()},
         "contenders": table,
         "adaptation_gain": adaptation_gain(distances),
-        "after_100": long_lives(arguments, start, runs),
+        "after_100": {} if arguments.no_long_lives else long_lives(arguments, start, runs),
         "orientation": {name: orientation(runs[name][0], columns) for name in ORIENTATION if runs.get(name)},
         "curves": {name: {c: v.mean((0, 1)).tolist() for c, v in d.items()} for name, d in distances.items()},
     }
     save(arguments.out, result)
     draw(arguments.out.with_suffix(".png"), distances, best)
     for k in UPDATES:
-        order = sorted(distances, key=lambda name: table[name]["unseen directions"][f"after_{k}"][0])
-        rows = [[name, *(cell(table[name].get(c), f"after_{k}") for c in SPLITS)] for name in order]
-        show(f"IQM of the final distance (cm) after {k} updates", ["loss", *(c.split()[-1] for c in SPLITS)], rows)
+        order = sorted(distances, key=lambda name: next(iter(table[name].values()))[f"after_{k}"][0])
+        rows = [[name, *(cell(table[name].get(c), f"after_{k}") for c in columns)] for name in order]
+        show(f"IQM of the final distance (cm) after {k} updates", ["loss", *(c.split()[-1] for c in columns)], rows)
 
 
 def fixed(by_updates: Mapping[int, LearnedLossConfig], seeds: Sequence[int]) -> dict[int, list[LearnedLossLearner]]:
@@ -398,10 +416,11 @@ def cell(of_column: Mapping[str, Sequence[float]] | None, key: str) -> str:
 def draw(path: Path, distances: Mapping[str, Distances], best: Mapping[int, str]) -> None:
     """Distance over updates, a panel per column."""
     names = [*dict.fromkeys(["feedback", *best.values(), "dense, learned steps", "learned reward"])]
-    names += [name for name in ("learned reward, same for all tasks",) if name in distances]
+    names += [name for name in ("learned reward, same for all tasks", "LPG") if name in distances]
     names = [name for name in names if name in distances]
     figure, axes = plt.subplots(2, 4, figsize=(13, 6.4), sharex=True, sharey=True, constrained_layout=True)
     for axis, column in zip(axes.flat, SPLITS, strict=True):
+        axis.set_visible(any(column in of_name for of_name in distances.values()))
         for index, name in enumerate(names):
             if column not in distances[name]:
                 continue

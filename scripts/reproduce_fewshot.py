@@ -10,6 +10,7 @@ and seeds can be added later. Runs lie in runs/fewshot/NAME/, numbers and pictur
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -47,11 +48,15 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--torch-threads", type=int, default=1)
     parser.add_argument("--train-only", action="store_true", help="leave the judging to a later call")
+    parser.add_argument("--markdown", action="store_true", help="only print the table of the last result")
     parser.add_argument("--quick", action="store_true", help="two updates and few tasks, into runs/quick/")
     arguments = parser.parse_args()
     table, root, results = TABLES[arguments.name], Path("runs/fewshot"), RESULTS
     if arguments.quick:
         root = results = Path("runs/quick")
+    if arguments.markdown:
+        print(markdown(results / f"fewshot-{arguments.name}.json"))
+        return
     rows = _chosen(parser, arguments.learners, {row.name: row for row in table.rows}, "row")
     variants = _chosen(parser, arguments.variants, dict(table.variants), "variant")
     torch.set_num_threads(arguments.torch_threads)
@@ -133,19 +138,18 @@ def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], re
     summary = summarised(records)
     published = {"source": table.source, "values": {k: dict(v) for k, v in table.published.items()}}
     save(results / f"fewshot-{name}.json", {"name": name, "published": published, "summary": summary, "runs": records})
-    header = (
-        "learner",
-        "split",
-        "queries from",
-        "tasks",
-        "runs",
-        "accuracy %",
-        "per run",
-        "NLL",
-        "Brier",
-        "ECE %",
-        "AUROC %",
-    )
+    header, rows = columns(summary)
+    show(f"{name}: accuracy with the 95 % interval over tasks (one run) or over runs", header, rows)
+    for method, values in table.published.items():
+        print(f"  {method}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items()))
+    errors = [100 * r["official_runs"]["error"] for r in records if "official_runs" in r]
+    if errors:
+        print("  error on Lake's official runs, %: " + " ".join(f"{error:.1f}" for error in errors))
+
+
+def columns(summary: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows of a table."""
+    header = ("learner", "split", "queries from", "tasks", "runs", "accuracy %", "per run")
     rows = [
         (
             s["row"],
@@ -157,17 +161,24 @@ def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], re
             " ".join(f"{100 * value:.1f}" for value in s["accuracies"][:6]),
             f"{s['nll']:.3f}",
             f"{s['brier']:.3f}",
-            f"{100 * s['ece']:.1f}",
-            "-" if s["unknown_auroc"] is None else f"{100 * s['unknown_auroc']:.1f}",
+            *("-" if s[k] is None else f"{100 * s[k]:.1f}" for k in ("ece", "scaled_ece", "unknown_auroc")),
         )
         for s in summary
     ]
-    show(f"{name}: accuracy with the 95 % interval over tasks (one run) or over runs", header, rows)
-    for method, values in table.published.items():
-        print(f"  {method}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items()))
-    errors = [100 * r["official_runs"]["error"] for r in records if "official_runs" in r]
-    if errors:
-        print("  error on Lake's official runs, %: " + " ".join(f"{error:.1f}" for error in errors))
+    return (*header, "NLL", "Brier", "ECE %", "scaled", "AUROC %"), rows
+
+
+def markdown(path: Path) -> str:
+    """The table of a result, as Markdown."""
+    result = json.loads(path.read_text())
+    header, rows = columns(result["summary"])
+    lines = [header, tuple("---" for _ in header), *rows]
+    published = [
+        f"{method}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items())
+        for method, values in result["published"]["values"].items()
+    ]
+    origin = f"`{result['command']}`, commit {result['commit'][:8]}, {result['date'][:10]}."
+    return "\n".join(["| " + " | ".join(line) + " |" for line in lines] + ["", *(f"- {p}" for p in published), origin])
 
 
 def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -185,6 +196,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for (row, split, pairing, (ways, shots)), of_runs in groups.items():
         accuracies = [e["accuracy"]["mean"] for e in of_runs]
         over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
+        scaled = [e["scaled_ece"] for e in of_runs]
         unknown = [e["unknown_auroc"]["mean"] for e in of_runs if e["unknown_auroc"]]
         rows.append(
             {
@@ -200,7 +212,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "brier": mean(e["brier"]["mean"] for e in of_runs),
                 "ece": mean(e["ece"] for e in of_runs),
                 "ece_floor": mean(e["ece_floor"] for e in of_runs),
-                "scaled_ece": mean(e["scaled_ece"] for e in of_runs),
+                "scaled_ece": None if None in scaled else mean(scaled),
                 "unknown_auroc": mean(unknown) if unknown else None,
             }
         )

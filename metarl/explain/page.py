@@ -13,7 +13,7 @@ from metarl.distil import ACCEPTED_SHARE, Distillation
 from metarl.explain.gradients import RETURN_EPISODES, TRUE
 from metarl.explain.measures import InputMeasures, Measures, TaskMeasures
 from metarl.explain.pictures import words
-from metarl.losses.expression import parse, rounded, to_latex, to_sympy, to_text
+from metarl.losses.expression import parse, readable, to_latex, to_text
 from metarl.losses.formula import formula_inputs
 
 _STYLE = """
@@ -24,7 +24,9 @@ img { max-width: 100%; display: block; margin: .6em 0 } p.read { margin: .3em 0 
 .formula math { font-size: 1.25em } code { font-size: .92em }
 table { border-collapse: collapse; font-size: .88em; margin: 1em 0 } .scroll { overflow-x: auto }
 th, td { text-align: right; padding: .3em .7em; border-bottom: 1px solid #ddd; vertical-align: top }
-th:last-child, td:last-child { text-align: left } tr.accepted { background: #eaf5f0 } tr.chosen { font-weight: 600 }
+th:last-child, td:last-child { text-align: left } td:not(:last-child) { white-space: nowrap }
+.short { font-size: 1.08em; border-left: 4px solid #0072b2; padding-left: .9em }
+ tr.accepted { background: #eaf5f0 } tr.chosen { font-weight: 600 }
 """
 
 
@@ -48,6 +50,23 @@ class Section:
     title: str
     sentence: str
     html: str = ""
+
+
+def short_sentences(measures: Measures, found: Distillation | None) -> str:
+    """What the loss does, in two sentences."""
+    inputs = measures.inputs
+    led = [i for i in inputs.order[:2] if float(inputs.shares[i]) > 0]
+    pays = _listed([f"{'more' if inputs.slopes[i] > 0 else 'less'} {words(inputs.names[i])}" for i in led])
+    share = 100 * sum(float(inputs.shares[i]) for i in led)
+    chosen = None if found is None else next((one for one in found.candidates if one.is_accepted), None)
+    text = f"Above all it rewards {pays} ({share:.0f} % of the loss)"
+    if chosen is not None:
+        formula = to_text(parse(chosen.expression, inputs.names), 3)
+        text += f"; {formula} in its place teaches as well ({_percent(chosen.share)} % of the gain)"
+    means = {name: float(values.mean()) for name, values in measures.cosines.items()}
+    by_hand = [f"{means[name]:.2f} with {name}" for name in means if name not in ("learned", TRUE)]
+    against = f", against {_listed(by_hand)}" if by_hand else ""
+    return f"{text}. Its updates and the true gradient have a cosine of {means['learned']:.2f} on average{against}."
 
 
 def maps_sentence(measures: InputMeasures) -> str:
@@ -81,10 +100,10 @@ def landscapes_sentence(measures: Measures) -> str:
         numbers = ", ".join(f"{land.correlations[name]:.2f}" for land in measures.landscapes)
         text.append(f"{name} {numbers}")
     return (
-        f"Around one policy (the cross; the task whose policy ends in the middle of all) after "
-        f"{_listed(moments)} updates, bright is good and the arrow is where the loss leads in this plane: a loss "
-        f"teaches well here if it is bright where the true return is, and its rank correlations with that are "
-        f"{'; '.join(text)} (true returns are means of {RETURN_EPISODES} episodes, and grainy for that)."
+        f"Around one policy (the cross; the task whose policy ends in the middle of all), along two random directions "
+        f"of its weights, after {_listed(moments)} updates. Bright is good and the arrow is where the loss leads in "
+        f"this plane: a loss teaches well here if it is bright where the true return is, and its rank correlations "
+        f"with that are {'; '.join(text)} (true returns are means of {RETURN_EPISODES} episodes, and grainy for that)."
     )
 
 
@@ -154,7 +173,7 @@ def formula_html(found: Distillation, names: Sequence[str]) -> str:
             f"{one.r_squared:.3f}",
             f"{one.advantage_correlation:.3f}",
             f"{one.step_scale:g}",
-            f"{100 * one.share:.0f} [{100 * low:.0f}, {100 * high:.0f}]",
+            f"{_percent(one.share)} [{_percent(low)}, {_percent(high)}]",
             one.source,
             f"<code>{escape(to_text(parse(one.expression, names), 3))}</code>",
         ]
@@ -177,12 +196,10 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
     import sympy
     from sympy.printing.mathml import mathml
 
-    tree = rounded(parse(text, names), 3)
-    expression = to_sympy(tree)
+    tree = parse(text, names)
+    expression = readable(tree)
     symbols = {symbol: sympy.Symbol(f"NAME{i}") for i, symbol in enumerate(sorted(expression.free_symbols, key=str))}
-    # Sympy multiplies constants out, which gives them more digits.
-    short = {number: sympy.Float(f"{float(number):.3g}") for number in expression.atoms(sympy.Float)}
-    drawn = mathml(expression.xreplace(short).subs(symbols), printer="presentation")
+    drawn = mathml(expression.subs(symbols), printer="presentation").replace("&InvisibleTimes;", "&#xB7;")
     for symbol, stand_in in symbols.items():
         # A digit behind letters would be drawn as an index.
         index = stand_in.name.removeprefix("NAME")
@@ -196,17 +213,20 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
     return f'<math display="block"><mtext>{escape(loss)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
 
 
-def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], pictures: Mapping[str, Path]) -> None:
+def write_page(
+    path: Path, title: str, lead: str, short: str, sections: Sequence[Section], pictures: Mapping[str, Path]
+) -> None:
     """Write the page.
 
     Args:
         path: of the HTML file.
         title: above all.
         lead: what was looked at, plain text.
+        short: what was found, plain text.
         sections: from top to bottom.
         pictures: name -> PNG, put into the page.
     """
-    parts = [f"<h1>{escape(title)}</h1><p class='note'>{escape(lead)}</p>"]
+    parts = [f"<h1>{escape(title)}</h1><p class='note'>{escape(lead)}</p><p class='short'>{escape(short)}</p>"]
     for section in sections:
         parts.append(f"<h2>{escape(section.title)}</h2>")
         if section.name in pictures:
@@ -223,6 +243,11 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section], p
 def inputs_of(found: Distillation, signals: Sequence[str]) -> tuple[str, ...]:
     """The names that the formulas of a distillation may use."""
     return formula_inputs(found.loss, signals)
+
+
+def _percent(share: float) -> str:
+    """As a whole number of per cent, without a sign where that is 0."""
+    return f"{100 * share:.0f}".replace("-0", "0") if abs(share) < 0.005 else f"{100 * share:.0f}"
 
 
 def _listed(parts: Sequence[Any]) -> str:

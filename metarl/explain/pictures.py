@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _DIVERGING, _SEQUENTIAL = "RdBu_r", "viridis"
 _MAX_DOTS, _MAX_LINES = 400, 40
+_FEW = 5
 _WIDE = 20
 """Step sizes that differ by more than this factor are drawn on a logarithmic axis."""
 _STYLES: dict[str, dict[str, Any]] = {
@@ -154,6 +155,9 @@ def tasks(measures: TaskMeasures) -> Figure:
     left.set_ylabel("what the loss adds")
     name, unit = measures.parameter
     bar = figure.colorbar(ScalarMappable(norm, _SEQUENTIAL), ax=left, pad=0.02)
+    few = np.unique(values)
+    if len(few) <= _FEW:  # a choice: no values between
+        bar.set_ticks([float(value) for value in few])
     bar.set_label(words(name) + (f" ({unit})" if unit != "1" else ""))
     sizes = measures.step_sizes.cpu().numpy()  # (B, K, 3)
     updates = np.arange(1, sizes.shape[1] + 1)

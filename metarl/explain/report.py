@@ -81,7 +81,9 @@ def explain(
         for name, figure in drawn.items():
             figure.savefig(files[name], metadata={"Software": "metarl"})
         title = f"What the loss of {run.path.name} learned"
-        write_page(out / "index.html", title, _lead(run, measures), sections, files)
+        write_page(
+            out / "index.html", title, _lead(run, measures), page.short_sentences(measures, found), sections, files
+        )
     except OSError as error:
         raise CheckpointError(f"cannot write the explanation: {reason(error, out.parent)}.") from error
     write_json(out / "explain.json", _numbers(run, measures, found, seed))

@@ -75,8 +75,8 @@ class FewShotEvaluation:
         ece, ece_ci95: expected calibration error over `bins`, in [0, 1], and its interval.
         ece_floor: what it would be by chance if all probabilities were right.
         bins: the reliability diagram.
-        temperature: fitted on tasks of `temperature_split`; the probabilities above are without it.
-        temperature_split: the validation split, or the training one where there is none.
+        temperature: fitted on tasks of the validation split; the probabilities above are without it. None without such
+            a split: on training data every learner looks too modest.
         scaled_nll, scaled_ece: with that temperature.
         unknown_auroc: of telling queries of the task's classes from queries of none by the largest probability; None
             where the split has no further class.
@@ -96,10 +96,9 @@ class FewShotEvaluation:
     ece_ci95: tuple[float, float]
     ece_floor: float
     bins: tuple[Bin, ...]
-    temperature: float
-    temperature_split: str
-    scaled_nll: Estimate
-    scaled_ece: float
+    temperature: float | None
+    scaled_nll: Estimate | None
+    scaled_ece: float | None
     unknown_auroc: Estimate | None
     seconds_per_task: float
 
@@ -147,8 +146,9 @@ def evaluate_few_shot(
         raise ConfigError(f"num_tasks must be at least 2, got {num_tasks}.")
     shape = replace(shape, unknown_queries=0)
     source.require(split, shape)
-    held_back = "validation" if _can_give(source, "validation", shape) else "train"
-    temperature = _temperature(learner, source, held_back, shape, seed, device)
+    temperature = None
+    if _can_give(source, "validation", shape):
+        temperature = _temperature(learner, source, "validation", shape, seed, device)
     judged = _Judged(temperature)
     tasks, noise = make_generator(seed, "evaluation"), make_generator(seed, "evaluation noise", device)
     for count in _batches(num_tasks, shape):
@@ -178,9 +178,8 @@ def evaluate_few_shot(
         ece_floor=calibration_floor(bins),
         bins=bins,
         temperature=temperature,
-        temperature_split=held_back,
-        scaled_nll=Estimate.of(torch.cat(judged.scaled_nll)),
-        scaled_ece=calibration_error(_bins(judged.scaled_confidences)[0]),
+        scaled_nll=None if temperature is None else Estimate.of(torch.cat(judged.scaled_nll)),
+        scaled_ece=None if temperature is None else calibration_error(_bins(judged.scaled_confidences)[0]),
         unknown_auroc=auroc,
         seconds_per_task=judged.seconds / num_tasks,
     )
@@ -213,7 +212,7 @@ def table(evaluations: Sequence[FewShotEvaluation]) -> list[tuple[str, ...]]:
             f"{e.nll.mean:.3f}",
             f"{e.brier.mean:.3f}",
             f"{100 * e.ece:.1f}",
-            f"{100 * e.scaled_ece:.1f}",
+            "-" if e.scaled_ece is None else f"{100 * e.scaled_ece:.1f}",
             "-" if e.unknown_auroc is None else percent(e.unknown_auroc),
         )
         for e in evaluations
@@ -229,7 +228,7 @@ def percent(estimate: Estimate) -> str:
 class _Judged:
     """What is collected over batches of tasks, on the CPU."""
 
-    def __init__(self, temperature: float) -> None:
+    def __init__(self, temperature: float | None) -> None:
         self.temperature = temperature
         self.accuracy: list[Tensor] = []
         self.nll: list[Tensor] = []
@@ -244,13 +243,14 @@ class _Judged:
         log_probs = learner.log_probs(episode, noise).cpu()  # (B, Q, W)
         self.seconds += time.perf_counter() - started
         episode = episode.to("cpu")
-        scaled = at_temperature(log_probs, self.temperature)
         self.accuracy.append(accuracy(log_probs, episode))
         self.nll.append(query_nll(log_probs, episode))
         self.brier.append(query_brier(log_probs, episode))
         self.confidences.append(confidences(log_probs, episode))
-        self.scaled_nll.append(query_nll(scaled, episode))
-        self.scaled_confidences.append(confidences(scaled, episode))
+        if self.temperature is not None:
+            scaled = at_temperature(log_probs, self.temperature)
+            self.scaled_nll.append(query_nll(scaled, episode))
+            self.scaled_confidences.append(confidences(scaled, episode))
 
 
 def _bins(collected: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[tuple[Bin, ...], tuple[Tensor, Tensor, Tensor]]:

@@ -32,8 +32,8 @@ class Transitions(NamedTuple):
 class ContextNetwork(ActorCritic):
     """Actor-critic without memory whose encoder also reads the context of `SetEncoder`.
 
-    The context is the embedding of the last `window` transitions of the trial and, as one more number, how many they
-    are, log(1 + count) / 5.
+    The context is the embedding of the last `window` transitions of the trial, how many they are, log(1 + count) / 5,
+    and, where it is asked for, the last one as it is: an average over a window cannot say what happened just now.
 
     Args:
         obs_dim, action_space, hidden_dim, initial_std: as of `ActorCritic`.
@@ -42,6 +42,7 @@ class ContextNetwork(ActorCritic):
         embedding_dim: E.
         pooling: of `SetEncoder`.
         window: W, transitions that count; 0: all of the trial.
+        tells_last: the context ends with the last transition.
         encodes_in_heads: `heads` reads transitions and encodes them, so that gradients of the policy reach the
             encoder; else it reads contexts.
         num_prototypes: M, tasks whose embeddings are kept.
@@ -63,9 +64,11 @@ class ContextNetwork(ActorCritic):
         embedding_dim: int,
         pooling: Pooling,
         window: int,
+        tells_last: bool,
         encodes_in_heads: bool,
         num_prototypes: int,
     ):
+        members_dim = 2 * obs_dim + action_space.input_dim + 2
         super().__init__(
             obs_dim,
             action_space,
@@ -73,10 +76,10 @@ class ContextNetwork(ActorCritic):
             hidden_dim,
             memory=False,
             initial_std=initial_std,
-            context_dim=embedding_dim + 1,
+            context_dim=embedding_dim + 1 + (members_dim if tells_last else 0),
         )
         self.horizon, self.window, self.encodes_in_heads = horizon, window, encodes_in_heads
-        self.members_dim = 2 * obs_dim + action_space.input_dim + 2
+        self.members_dim, self.tells_last = members_dim, tells_last
         self.change_normalizer = RunningNormalizer(obs_dim)
         self.set_encoder = SetEncoder(self.members_dim, embedding_dim, hidden_dim, pooling)
         # Reads observation, action and embedding; predicts change and reward, both normalised.
@@ -114,23 +117,35 @@ class ContextNetwork(ActorCritic):
             mask[1:] = ~(over[1:] & over[:-1])
         return Transitions(members, mask)
 
-    def context(self, sums: Tensor, noise: Tensor | None = None) -> Tensor:
-        """What the policy is told, (..., E + 1), from the sums of statistics of its window, (..., K).
+    def embedding(self, sums: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The embedding, (..., E), from the sums of statistics of its window, (..., K).
 
         Args:
             sums: see `SetEncoder.statistics`.
             noise: (..., E) standard normal: a draw of the posterior in place of its mean.
         """
         if noise is None:
-            embedding = self.set_encoder.embed(sums)
-        else:
-            posterior = self.set_encoder.posterior(sums)
-            embedding = posterior.mean + posterior.variance.sqrt() * noise
-        return torch.cat([embedding, (1 + sums[..., -1:]).log() / _COUNT_SCALE], -1)
+            return self.set_encoder.embed(sums)
+        posterior = self.set_encoder.posterior(sums)
+        return posterior.mean + posterior.variance.sqrt() * noise
+
+    def context(self, embedding: Tensor, sums: Tensor, last: Transitions) -> Tensor:
+        """What the policy is told, (..., C).
+
+        Args:
+            embedding: (..., E).
+            sums: (..., K), of the window.
+            last: (..., D), the last transition.
+        """
+        parts = [embedding, (1 + sums[..., -1:]).log() / _COUNT_SCALE]
+        if self.tells_last:
+            parts.append(last.members * last.mask.unsqueeze(-1))
+        return torch.cat(parts, -1)
 
     def contexts(self, transitions: Transitions, noise: Tensor | None = None) -> Tensor:
-        """The context at every step of whole trials, (T, N, E + 1); `noise` is (T, N, E)."""
-        return self.context(self.sums(transitions), noise)
+        """The context at every step of whole trials, (T, N, C); `noise` is (T, N, E)."""
+        sums = self.sums(transitions)
+        return self.context(self.embedding(sums, noise), sums, transitions)
 
     def sums(self, transitions: Transitions) -> Tensor:
         """Sums of the statistics in the window of each step, (T, N, K)."""
@@ -209,19 +224,22 @@ class ContextActor:
         """See `metarl.rollout.Policy`."""
         network = self._network
         ring, step = memory.ring, memory.step
-        if memory.previous is not None:
-            both = PolicyInput(*(torch.stack(pair) for pair in zip(memory.previous, inputs, strict=True)))
-            members, mask = network.transitions(both)
-            statistics = network.set_encoder.statistics(members[-1], mask[-1])
-            if network.window:
-                ring = ring.clone()
-                ring[:, step % network.window] = statistics
-            else:
-                ring = ring + statistics.unsqueeze(1)
-        noise = None if self._noise is None else self._noise[step // network.horizon]
-        context = network.context(ring.sum(1), noise)
+        previous = inputs if memory.previous is None else memory.previous
+        both = PolicyInput(*(torch.stack(pair) for pair in zip(previous, inputs, strict=True)))
+        last = Transitions(*(values[-1] for values in network.transitions(both)))
+        if memory.previous is None:  # nothing has led to the first step
+            last = last._replace(mask=torch.zeros_like(last.mask))
+        statistics = network.set_encoder.statistics(*last)
+        if network.window:
+            ring = ring.clone()
+            ring[:, step % network.window] = statistics
+        else:
+            ring = ring + statistics.unsqueeze(1)
+        sums = ring.sum(1)
+        embedding = network.embedding(sums, None if self._noise is None else self._noise[step // network.horizon])
         if self._uses_prototypes:
-            context = torch.cat([network.nearest_prototype(context[:, :-1]), context[:, -1:]], -1)
+            embedding = network.nearest_prototype(embedding)
+        context = network.context(embedding, sums, last)
         seen = torch.cat([network.read(inputs), context], -1)
         output, _ = ActorCritic.heads(network, seen)
         distribution = network.distribution(output)

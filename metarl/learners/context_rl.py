@@ -1,7 +1,7 @@
 """context-rl: a policy that is told an embedding of its recent transitions (PEARL, FOCAL and relatives), PPO.
 
 A set encoder turns the last `window` transitions of the trial into an embedding of the task; policy and value
-function read it beside the observation. `encoder_loss` says what the encoder learns from:
+function read it beside the observation and the last transition. `encoder_loss` says what the encoder learns from:
 
 dynamics      it tells the change of the observation and the reward of other transitions of the task
 focal         embeddings of a task are near each other, those of two tasks far (Li et al. 2021)
@@ -38,6 +38,8 @@ _NUM_WINDOWS = 8
 """Windows of each trial from which other transitions are predicted in a gradient step."""
 _NUM_PREDICTED = 16
 """Transitions of each trial that are predicted in a gradient step."""
+_PREDICTED_WORLDS = 8
+"""Trials in a gradient step of `dynamics`: many small steps; a metric loss needs more tasks in each."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class ContextConfig(PPOConfig):
     """Transitions that the embedding is made of, the last ones of the trial; 50 are 2 s of driving; 0: all."""
     embedding_dim: int = 8
     """Numbers of an embedding."""
+    tells_last: bool = True
+    """The policy is also told the last transition as it is, as RL² is told the last action and reward."""
     pooling: Pooling = "mean"
     """How transitions become one embedding: mean, attention, or gaussian, PEARL's product of normal factors."""
     encoder_loss: EncoderLoss = "dynamics"
@@ -171,6 +175,7 @@ class ContextRL(RL2):
             embedding_dim=config.embedding_dim,
             pooling=config.pooling,
             window=config.window,
+            tells_last=config.tells_last,
             encodes_in_heads=config.encoder_loss == "rl",
             num_prototypes=config.num_worlds,
         )
@@ -213,9 +218,12 @@ class ContextRL(RL2):
         task_ids = task.unique(dim=0, return_inverse=True)[1]  # (N,)
         losses, skipped = [], 0
         parameters = self.network.encoder_parameters()
+        num_minibatches = self.config.num_minibatches
+        if self._config.encoder_loss == "dynamics":
+            num_minibatches = max(len(task) // _PREDICTED_WORLDS, num_minibatches)
         for _ in range(self._config.encoder_epochs):
             order = torch.randperm(len(task), generator=self.generators["minibatches"]).to(self.device)
-            for worlds in order.tensor_split(self._config.num_minibatches):
+            for worlds in order.tensor_split(num_minibatches):
                 part = Transitions(transitions.members[:, worlds], transitions.mask[:, worlds])
                 loss = self._encoder_loss(part, task_ids[worlds])
                 self.optimizer.zero_grad(set_to_none=True)

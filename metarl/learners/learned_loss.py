@@ -83,6 +83,7 @@ class LearnedLossLearner:
             bound=config.bound,
             num_epochs=config.inner_epochs,
             given_reward=config.given_reward,
+            reads=config.signals,
         )
         self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(
@@ -118,8 +119,11 @@ class LearnedLossLearner:
         fixed = {ENCODING + name for name in STATISTICS} | (set() if config.learns_step_size else {STEP_SIZE})
         self._learned = {name: value for name, value in self.meta_parameters.items() if name not in fixed}
         # A hand-designed loss with fixed step sizes learns nothing; Adam wants at least one parameter.
-        leaves = list(self._learned.values()) or [self.meta_parameters[STEP_SIZE]]
-        self.optimizer = torch.optim.Adam(leaves, lr=config.outer_lr, eps=1e-5)
+        leaves = self._learned or {STEP_SIZE: self.meta_parameters[STEP_SIZE]}
+        lrs = {name: config.step_size_lr * (name == STEP_SIZE) or config.outer_lr for name in leaves}
+        self._outer_lrs = list(dict.fromkeys(lrs.values()))
+        groups = [{"params": [leaves[name] for name in leaves if lrs[name] == lr]} for lr in self._outer_lrs]
+        self.optimizer = torch.optim.Adam(groups, lr=config.outer_lr, eps=1e-5)
         self.generators = {
             "policy": make_generator(seed, "policy", self.device),
             "starts": make_generator(seed, "starts"),
@@ -190,7 +194,8 @@ class LearnedLossLearner:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
             return {"dropped_tasks": 0.0, "skipped_minibatches": 0.0}
         decay = 1 - 0.9 * progress if self.config.anneal else 1.0
-        self.optimizer.param_groups[0]["lr"] = self.config.outer_lr * decay
+        for group, lr in zip(self.optimizer.param_groups, self._outer_lrs, strict=True):
+            group["lr"] = lr * decay
         encodings = self._encodings(rollout)
         if not self.optimizer.state:  # nothing is modulated yet, so statistics may change before they are used
             self._keep_statistics(encodings, encodings, 1.0)

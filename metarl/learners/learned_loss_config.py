@@ -24,6 +24,9 @@ class LearnedLossConfig:
     own discount, lambda, bound and first step sizes."""
     given_reward: HandDesign = "feedback"
     """The reward, designed by hand, that a drift takes advantages from and that lpg reads."""
+    signals: tuple[str, ...] = ()
+    """The signals of the environment that a learned reward, potential or advantage reads; none named: all of them. Few
+    are learned from fewer steps."""
     adapts_to_task: bool = True
     """The batch before adaptation modulates the loss."""
     learns_step_size: bool = True
@@ -54,8 +57,11 @@ class LearnedLossConfig:
     """Largest magnitude of what the loss adds."""
     outer_lr: float = 2e-2
     """Step size of Adam."""
+    step_size_lr: float = 0.0
+    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. A recurrent rule wants small
+    steps, its step sizes do not."""
     anneal: bool = True
-    """Decrease it linearly to a tenth over the training."""
+    """Decrease both linearly to a tenth over the training."""
     max_grad_norm: float = 1.0
     """Largest norm of the meta-gradient, of each task and of their mean."""
     outer: Literal["gradient", "evolution"] = "gradient"
@@ -97,7 +103,7 @@ class LearnedLossConfig:
         for name in (*counts, "true_episodes", "update_threads"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight"):
+        for name in ("lifetime", "lambda_anneal_steps", "task_chunk", "early_weight", "step_size_lr"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.lifetime % self.num_inner_steps:
@@ -112,6 +118,10 @@ class LearnedLossConfig:
         for name in ("discount", "inner_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.signals and self.loss not in ("reward", "potential", "advantage"):
+            raise ConfigError(f"signals are chosen for a learned reward, potential or advantage, got loss {self.loss}.")
+        if len(set(self.signals)) != len(self.signals):
+            raise ConfigError(f"signals must differ, got {', '.join(self.signals)}.")
         if self.learns_offset and self.loss != "advantage":
             raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
         if not all(width >= 1 for width in self.policy_dims):

@@ -35,8 +35,12 @@ def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
         default,
         loss="lpg",
         given_reward=given,
-        total_steps=8_000_000,
+        total_steps=4_000_000,
         meta_batch_size=8,
         adapts_to_task=False,
+        outer_lr=2e-3,
+        step_size_lr=2e-2,
+        task_chunk=8,
+        update_threads=1,
     )
     return {"default": default, "quick": replace(default, total_steps=8_000_000), "drift": drift, "lpg": lpg}

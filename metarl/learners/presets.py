@@ -84,6 +84,16 @@ _RL2 |= {
     )
 }
 
+# An LSTM: episodes of 150 and 400 steps are long for a GRU on a CPU.
+_SUITE = RL2Config(total_steps=4_000_000, cell="lstm", num_worlds=64, episodes_per_trial=2, bootstrap_at_end=True)
+_RL2 |= {
+    name: {"default": _SUITE}
+    for name in (
+        *("reach", "push", "grasp", "door-open", "door-close", "drawer-open", "drawer-close"),
+        *("button", "lever", "window", "families", "surface-shift", "payload", "traffic", "park"),
+    )
+}
+
 
 _METAWORLD = RL2Config(
     total_steps=2_000_000,

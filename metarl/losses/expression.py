@@ -120,11 +120,17 @@ def to_sympy(node: Node) -> Any:
     """The formula as a sympy expression of real symbols."""
     import sympy
 
+    return _sympy(node, sympy.tanh)
+
+
+def _sympy(node: Node, tanh: Any) -> Any:
+    import sympy
+
     if isinstance(node, Number):
         return sympy.Integer(int(node.value)) if node.value.is_integer() else sympy.Float(node.value)
     if isinstance(node, Input):
         return sympy.Symbol(node.name, real=True)
-    of = [to_sympy(argument) for argument in node.arguments]
+    of = [_sympy(argument, tanh) for argument in node.arguments]
     functions: dict[str, Callable[..., Any]] = {
         "+": lambda a, b: a + b,
         "-": lambda a, b: a - b,
@@ -133,7 +139,7 @@ def to_sympy(node: Node) -> Any:
         "**": lambda a, b: a**b,
         "negative": lambda a: -a,
         "log1p": lambda a: sympy.log(1 + a),
-        "tanh": sympy.tanh,
+        "tanh": tanh,
         "exp": sympy.exp,
         "abs": sympy.Abs,
         "sqrt": sympy.sqrt,
@@ -147,11 +153,19 @@ def to_latex(node: Node, digits: int = 3) -> str:
     """The formula as LaTeX, with rounded constants and the inputs' names upright."""
     import sympy
 
-    expression = to_sympy(rounded(node, digits))
+    expression = readable(node, digits)
     names = {symbol: rf"\mathrm{{{symbol.name}}}".replace("_", r"\_") for symbol in expression.free_symbols}
+    return str(sympy.latex(expression, symbol_names=names))
+
+
+def readable(node: Node, digits: int = 3) -> Any:
+    """The formula for sympy to show: with rounded constants, and tanh(x) where sympy would turn that into -tanh(-x)."""
+    import sympy
+
+    expression = _sympy(rounded(node, digits), sympy.Function("tanh"))
     # Sympy multiplies constants out, which gives them more digits.
     short = {number: sympy.Float(f"{float(number):.{digits}g}") for number in expression.atoms(sympy.Float)}
-    return str(sympy.latex(expression.xreplace(short), symbol_names=names))
+    return expression.xreplace(short)
 
 
 def rounded(node: Node, digits: int) -> Node:

@@ -45,11 +45,13 @@ class LPG:
     Source: Oh et al. 2020, eq. 2 and 3, and the code of Jackson et al. 2023 (GROOVE). Deviations:
         log pi(a|s) per number of the action, bounded by 3 tanh(. / 3), where they read pi(a|s) of discrete actions:
         a density has no bound and grows with the action's size.
-        pi_hat is standardised over the batch, after c tanh(. / c), where they penalise its square in the
-        meta-objective. So step sizes alone say how far an update goes, as with the other losses here: a rule that wants
-        the same of all steps cannot drive a policy away. Entropies of policy and y, and y_hat, are not penalised.
+        pi_hat is the advantage by the given reward, as in plain policy gradient, plus c tanh(. / c) of the rule; and
+        standardised over the batch, where they penalise its square in the meta-objective. So a young rule is policy
+        gradient, and step sizes alone say how far an update goes: a rule that wants the same of all steps cannot drive
+        a policy away. Entropies of policy and y, and y_hat, are not penalised.
         It reads the reward also as the deviation from the mean over the task's episodes at the same step: within ten
         updates there is no time to learn values that could be the baseline.
+        alpha_y = 0.05, where they have 0.5: y shares the hidden layers of the policy.
         KL(y_hat || y), that of a likelihood, where their eq. 2 has KL(y || y_hat).
         emb(y(s')) is 0 after the last step of an episode, also at a time limit: no state is recorded after it.
         One network has both outputs, with the step sizes of its layers, where they have two.
@@ -71,7 +73,7 @@ class LPG:
     bound: float = 1.0
     hidden_dim: int = 32
     num_extra_outputs: int = 8
-    value_weight: float = 0.5
+    value_weight: float = 0.05
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -126,7 +128,10 @@ class LPG:
         features = torch.stack(states[::-1]).flatten(0, 1)  # (M, D)
         action = (features @ parameters["action.weight"].mT).squeeze(-1)
         log_value = (features @ parameters["value.weight"].mT).log_softmax(-1)
-        return Targets(standardised(self.bound * torch.tanh(action / self.bound), support.weight), log_value)
+        # pi_hat = A + c tanh(GRU / c): policy gradient and what was learned beside it
+        usual = self.reward.advantage({}, support, torch.zeros((), dtype=torch.int64))
+        wanted = usual + self.bound * torch.tanh(action / self.bound)
+        return Targets(standardised(wanted, support.weight), log_value)
 
     def towards(self, targets: Targets, policy: PolicyOutput, support: Support) -> Tensor:
         """See `metarl.losses.adaptive.UpdateRule`."""

@@ -57,6 +57,7 @@ def make_inner_loss(
     bound: float = 10.0,
     num_epochs: int = 1,
     given_reward: HandDesign = "feedback",
+    reads: Sequence[str] = (),
 ) -> InnerLoss:
     """Make a loss that reads the signals of an environment.
 
@@ -68,6 +69,7 @@ def make_inner_loss(
         hidden_dim, bound: of the network inside a learned reward, potential or advantage.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
         given_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
+        reads: the signals that a learned reward, potential or advantage reads; none: all that the environment gives.
 
     Raises:
         ConfigError: the loss reads signals and the environment gives none, or needs continuous actions, or a formula
@@ -75,7 +77,8 @@ def make_inner_loss(
         UnknownNameError: no such loss.
     """
     check_loss_name(name)
-    signals = () if spec.signals is None else spec.signals.names
+    signals = tuple(reads) or (() if spec.signals is None else spec.signals.names)
+    signal_columns(spec, reads)  # refuses one that the environment does not give
     if name in ("reward", "potential", "advantage") and not signals:
         raise ConfigError(
             f"a learned {name} reads signals, and {spec.name} gives none. Take --loss drift, or another --env."

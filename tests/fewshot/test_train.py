@@ -207,6 +207,18 @@ def test_a_few_shot_run_is_evaluated_with_the_ways_of_its_head_alone(small_data,
     assert "has 3 outputs and cannot judge 4-way tasks" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("learner", learners.names())
+def test_every_learner_trains_and_is_evaluated_on_images_and_signals(small_data, tmp_path, learner):
+    for data_set in ("omniglot", "borealtc"):
+        asked = config(learner, data_set, ways=2, num_updates=1, pairing="any")
+        out = tmp_path / data_set
+        assert train_few_shot(asked, out, data_dir=small_data, console=False, validate_every=0).finished
+        loaded, source = load_few_shot_run(out, "cpu"), open_source(asked, small_data)
+        shape = EpisodeShape(ways=2, shots=1, queries=2)
+        judged = evaluate_few_shot(loaded.learner, source, shape, name=learner, num_tasks=2)
+        assert 0 <= judged.accuracy.mean <= 1 and judged.nll.mean > 0 and judged.unknown_auroc is not None
+
+
 def test_sinusoid_trains_and_validates(tmp_path):
     asked = config("maml", "sinusoid", ways=1, shots=5, queries=5)
     assert train_few_shot(asked, tmp_path / "run", console=False, validate_every=3).finished

@@ -41,7 +41,11 @@ def after_two_updates(spec, config):
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
 @pytest.mark.parametrize("window", [0, 1, 3, 100])
-@pytest.mark.parametrize("config", [SMALL, replace(SMALL, encoder_loss="rl"), SAMPLED], ids=["own", "rl", "sampled"])
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, replace(SMALL, encoder_loss="rl", tells_last=False), SAMPLED],
+    ids=["own", "rl", "sampled"],
+)
 def test_log_probs_recomputed_from_the_rollout_are_those_of_the_policy_that_acted(spec, window, config):
     learner, env, _ = after_two_updates(spec, replace(config, window=window))
     rollout = learner.collect(env)
@@ -72,13 +76,14 @@ def test_the_context_is_that_of_the_last_transitions_by_brute_force(pooling, win
             kept.append(~waits[s - 1])
         mask = torch.stack(kept, 1)
         expected = network.set_encoder(torch.stack(members, 1), mask)
-        torch.testing.assert_close(found[t, :, :-1], expected)
-        torch.testing.assert_close(found[t, :, -1], (1 + mask.sum(1)).log() / 5)
+        torch.testing.assert_close(found[t, :, :8], expected)
+        torch.testing.assert_close(found[t, :, 8], (1 + mask.sum(1)).log() / 5)
+        torch.testing.assert_close(found[t, :, 9:], members[-1] * mask[:, -1:])
 
 
 def test_nothing_of_the_future_and_nothing_before_the_window_changes_a_context():
     spec = hidden_target()
-    learner, env, _ = after_two_updates(spec, replace(SMALL, window=3))
+    learner, env, _ = after_two_updates(spec, replace(SMALL, window=3, tells_last=False))
     inputs = policy_inputs(learner.collect(env), spec.action_space)
     changed = inputs.prev_reward.clone()
     changed[4] += 1.0  # of the transition that led to step 4
@@ -145,7 +150,7 @@ def test_the_kl_to_the_prior_keeps_the_posterior_near_it():
 
 def test_prototypes_are_those_of_the_last_tasks_and_the_nearest_one_is_told():
     spec = hidden_target()
-    learner, env, _ = after_two_updates(spec, SMALL)
+    learner, env, _ = after_two_updates(spec, replace(SMALL, tells_last=False))
     network = learner.network
     assert network.prototypes.shape == (64, 8) and network.prototype_tasks.abs().max() <= 0.8
     assert torch.equal(network.nearest_prototype(network.prototypes + 1e-4), network.prototypes)

@@ -111,6 +111,32 @@ def test_the_policies_that_are_differentiated_are_those_that_acted_when_the_loss
     torch.testing.assert_close(acted, last.log_prob, rtol=1e-4, atol=1e-4)
 
 
+def test_a_loss_reads_the_signals_that_were_chosen():
+    config = replace(SMALL, signals=("lateral_speed", "log_distance"))
+    learner, _, rollout = collected(config)
+    names = [SPEC.signals.names.index(name) for name in config.signals]
+    given = rollout.signals[0][:-1][..., names].unflatten(1, (B, E)).transpose(0, 1).flatten(1, 2)
+    torch.testing.assert_close(learner.support(rollout, 0, B).before, given)
+    assert learner.loss.inner.input_names[:2] == config.signals and len(learner.loss.inner.input_names) == 6
+    learner.update(rollout, 0.0)
+    with pytest.raises(ConfigError, match=r"does not give: lateral_sped\. Did you mean 'lateral_speed'"):
+        LearnedLossLearner(SPEC, replace(SMALL, signals=("lateral_sped",)), 0)
+    with pytest.raises(ConfigError, match="signals are chosen for a learned reward, potential or advantage"):
+        replace(SMALL, loss="drift", signals=("log_distance",))
+
+
+def test_step_sizes_learn_at_a_rate_of_their_own():
+    learner, _, rollout = collected(replace(SMALL, outer_lr=1e-3, step_size_lr=0.1, anneal=False))
+    before = {name: value.detach().clone() for name, value in learner.meta_parameters.items()}
+    learner.update(rollout, 0.0)
+    moved = {
+        name: float((value.detach() - before[name]).abs().max()) for name, value in learner.meta_parameters.items()
+    }
+    # The first step of Adam is as long as its step size.
+    assert moved["log_step_size"] == pytest.approx(0.1, rel=0.05)
+    assert moved["loss.hidden.weight"] == pytest.approx(1e-3, rel=0.05)
+
+
 def test_policies_start_from_nothing_and_differ_between_tasks_and_updates():
     learner, _, rollout = collected(SMALL)
     first = learner.agents["layers.0.weight"].clone()

@@ -106,6 +106,11 @@ def test_latex_rounds_and_keeps_underscores_apart():
     assert to_text(rounded(tree, 2)) == "1.2 * log_distance"
 
 
+def test_a_hyperbolic_tangent_is_shown_with_the_sign_that_it_was_written_with():
+    for text in ("1.71 * tanh(1.89 * reward - 0.5 * closing_speed)", "1.71 * tanh(closing_speed - reward)"):
+        assert to_latex(parse(text, ("closing_speed", "reward"))).startswith(r"1.71 \tanh{\left(")
+
+
 @pytest.mark.parametrize(
     "text",
     [

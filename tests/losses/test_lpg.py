@@ -197,7 +197,7 @@ def test_policies_go_towards_the_targets():
     taken = torch.nn.functional.one_hot(support.action, 3)
     by_hand = -targets.action.unsqueeze(1) * (taken - logits.softmax(-1)) / (H * E)
     torch.testing.assert_close(slopes[0], by_hand)
-    torch.testing.assert_close(slopes[1], 0.5 * (extra.softmax(-1) - wanted.exp()) / (H * E))
+    torch.testing.assert_close(slopes[1], RULE.value_weight * (extra.softmax(-1) - wanted.exp()) / (H * E))
 
 
 def test_no_gradient_flows_into_the_policy_through_what_the_rule_reads():

@@ -54,7 +54,7 @@ def load(options: MiniImageNetOptions, data_dir: Path | None = None, skips_broke
     if not folder.is_dir():
         raise DataError(
             "mini-imagenet: the images are under ImageNet's licence and cannot be downloaded. Name the folder of your "
-            "copy with --data-dir: train.csv, val.csv, test.csv and images/, or train/CLASS/, val/CLASS/ and test/CLASS/."
+            "copy with --data-dir: train.csv, val.csv, test.csv and images/, or train/CLASS/, val/CLASS/, test/CLASS/."
         )
     files = open_files("mini-imagenet", folder, (*_IMAGES, ".csv"), ())
     key = {"size": options.image_size, "skips_broken": skips_broken, "files": files.fingerprint}

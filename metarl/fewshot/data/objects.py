@@ -1,8 +1,8 @@
 """Objects in front of a camera, drawn with MuJoCo: which of a few shown ones is this, from another side?
 
-Every object is a loose pile of three to five primitives (boxes, balls, cylinders, capsules, ellipsoids) in four colours,
-some 10 cm high. It stands somewhere on a patterned floor, turned by any angle about the vertical; the camera looks at it
-from `DISTANCE_M`, 20 to 65 degrees above the horizon, not quite at its middle. A sample is such a crop.
+Every object is a loose pile of three to five primitives (boxes, balls, cylinders, capsules, ellipsoids) in four
+colours, some 10 cm high. It stands somewhere on a patterned floor, turned by any angle about the vertical; the camera
+looks at it from `DISTANCE_M`, 20 to 65 degrees above the horizon, not quite at its middle. A sample is such a crop.
 
 Objects of the test and of the validation are in no training task. All are of one group.
 """
