@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from metarl.fewshot.data.mini_imagenet import MiniImageNetOptions
 from metarl.fewshot.data.objects import ObjectsOptions
 from metarl.fewshot.data.omniglot import OmniglotOptions
 from metarl.fewshot.data.pack import PackedData, cached, load_pack, save_pack
-from metarl.fewshot.data.source import Remote, download
+from metarl.fewshot.data.source import Remote, content_digest, download
 from metarl.fewshot.data.spoken_digits import SpokenDigitsOptions
 from metarl.fewshot.sampler import EpisodeShape
 from tests.fewshot.synthetic import (
@@ -327,8 +328,9 @@ def test_a_download_with_the_right_checksum_is_kept_and_not_fetched_again(home, 
     ("path", "digest", "complaint"),
     [
         ("/whole", "md5:00000000000000000000000000000000", "has md5 5eb63bbbe01eeed093cb22bb8f5acdc3, expected 0000"),
-        ("/short", "", "broke off after 11 of 5000 bytes"),
-        ("/missing", "", "cannot download .*/missing: .*404|Not Found"),
+        ("/whole", "content:00", "is no whole zip archive, and is not kept"),
+        ("/short", "md5:00", "broke off after 11 of 5000 bytes"),
+        ("/missing", "md5:00", "cannot download .*/missing: .*404|Not Found"),
     ],
 )
 def test_a_download_that_fails_keeps_nothing_and_says_what_to_do(home, tmp_path, path, digest, complaint):
@@ -340,7 +342,24 @@ def test_a_download_that_fails_keeps_nothing_and_says_what_to_do(home, tmp_path,
 
 def test_no_network_is_one_clear_error(tmp_path):
     with pytest.raises(DataError, match=r"omniglot: cannot download http://127.0.0.1:1/x: .*refused.* --data-dir"):
-        download(Remote("data.zip", "http://127.0.0.1:1/x", ""), tmp_path, "omniglot")
+        download(Remote("data.zip", "http://127.0.0.1:1/x", "md5:00"), tmp_path, "omniglot")
+
+
+def test_the_content_of_an_archive_is_known_wherever_it_lies_in_it(tmp_path):
+    for number, folder in enumerate(("", "repository-1.2/data/")):
+        with zipfile.ZipFile(
+            tmp_path / f"{number}.zip", "w", zipfile.ZIP_DEFLATED if number else zipfile.ZIP_STORED
+        ) as z:
+            for name in ("b.wav", "a.wav") if number else ("a.wav", "b.wav"):
+                z.writestr(f"{folder}{name}", name * 10)
+            z.writestr(f"{folder}readme.md", f"{number}")
+    first, second = (content_digest(tmp_path / f"{number}.zip", r"\w\.wav$") for number in range(2))
+    assert first == second != content_digest(tmp_path / "1.zip", r"a\.wav$")
+
+
+def test_the_copies_here_have_the_content_of_the_public_homes(real_data):
+    for name, remote in (("terrain", terrain.REMOTES[0]), ("spoken_digits", spoken_digits.REMOTES[0])):
+        assert f"content:{content_digest(real_data / name / remote.name, remote.members)}" == remote.digest
 
 
 def test_the_whole_of_omniglot(real_data):

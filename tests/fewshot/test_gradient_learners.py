@@ -71,7 +71,7 @@ VARIANTS = [
     ("abml", {"num_inner_steps": 2, "adapts": "head", "outer_kl_coef": 1.0}),
     *[("bmaml", {"num_inner_steps": 1, "adapts": adapts}) for adapts in ("head", "all")],
     *[("platipus", {"num_inner_steps": 2, "kl_coef": 1.0, "adapts": adapts}) for adapts in ("head", "all")],
-    ("cnp", {}),
+    *[("cnp", {"pooling": p, "set_hidden_dim": 8, "representation_dim": 4}) for p in ("mean", "attention", "gaussian")],
 ]
 
 

@@ -10,8 +10,8 @@ A Husky A200 drove on asphalt, flooring, ice, sandy loam and snow. A sample is a
 | 8-9 | speed of the left and right wheels, likewise | m/s |
 
 A group is a run: one recording, a minute or so on one stretch of ground. Windows of a run resemble each other, so that
-training and test are divided by run: every third run of a class, from the one numbered `fold`, is the test, the others
-are the training. Tasks whose queries come from other runs than their support (pairing "other-group") say what a
+training and test are divided by run: of the runs of a class that are there with both files, every third is the test,
+counted from `fold`, and the others are the training. Tasks whose queries come from other runs than their support (pairing "other-group") say what a
 robot can expect on a stretch that it has not been on.
 
 With `held_out` surfaces, the training has none of them and the test has them alone: surfaces that nothing was
@@ -38,9 +38,15 @@ from metarl.fewshot.data.pack import PackedData, Split, cached
 from metarl.fewshot.data.source import Files, Remote, locate, open_files
 
 _COMMIT = "fe64e386694528899db299e78a859dcab82f6b01"
+_FOLDERS = "ASPHALT|FLOORING|ICE|SANDY_LOAM|SNOW"
 REMOTES = (
-    # GitHub packs archives anew, so that their bytes have no stable checksum; the commit names the content.
-    Remote("borealtc.zip", f"https://codeload.github.com/norlab-ulaval/BorealTC/zip/{_COMMIT}", ""),
+    Remote(
+        "borealtc.zip",
+        f"https://codeload.github.com/norlab-ulaval/BorealTC/zip/{_COMMIT}",
+        "content:1532a7a29f939a491f5a01e82ba36680d2802f6f40058bbcbb1b6df0174075d8",
+        # All but three files that some copies lack.
+        rf"(?!FLOORING/imu_0[46]|ICE/imu_01)({_FOLDERS})/(imu|pro)_\d+\.csv$",
+    ),
 )
 
 SURFACES = ("asphalt", "flooring", "ice", "sandy_loam", "snow")
@@ -48,7 +54,7 @@ CHANNELS = ("wx", "wy", "wz", "ax", "ay", "az", "curL", "curR", "velL", "velR")
 NUM_IMU = 6
 RATE_HZ = 100.0
 NUM_FOLDS = 3
-_NAME = re.compile(r"(ASPHALT|FLOORING|ICE|SANDY_LOAM|SNOW)/(imu|pro)_(\d+)\.csv$")
+_NAME = re.compile(rf"({_FOLDERS})/(imu|pro)_(\d+)\.csv$")
 _COLUMNS = {"imu": ("time", *CHANNELS[:NUM_IMU]), "pro": ("time", *CHANNELS[NUM_IMU:])}
 _RATES_HZ = {"imu": RATE_HZ, "pro": 6.5}
 

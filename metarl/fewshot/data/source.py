@@ -35,13 +35,15 @@ class Remote:
     Attributes:
         name: what it is called here, with folders.
         url: where it is.
-        digest: "md5:..." or "sha256:..." of its bytes; "" where its home gives no stable bytes and the content is
-            checked after unpacking.
+        digest: what it must have: "md5:..." or "sha256:..." of its bytes; or "content:..." of what is packed in it
+            (`content_digest`), where its home packs it anew now and then.
+        members: regular expression of the files that this content is; the part of a name that it finds counts.
     """
 
     name: str
     url: str
     digest: str
+    members: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def download(remote: Remote, folder: Path, data_set: str) -> Path:
     algorithm, _, expected = remote.digest.partition(":")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = hashlib.new(algorithm or "sha256")
+        digest = hashlib.sha256() if algorithm == "content" else hashlib.new(algorithm)
         with urllib.request.urlopen(remote.url, timeout=_TIMEOUT_S) as answer, temporary.open("wb") as file:
             announced = answer.headers.get("Content-Length")
             size = 0
@@ -126,12 +128,15 @@ def download(remote: Remote, folder: Path, data_set: str) -> Path:
                 raise DataError(f"{data_set}: {remote.url} broke off after {size} of {announced} bytes. {advice}")
             file.flush()
             os.fsync(file.fileno())
-        if expected and digest.hexdigest() != expected:
+        found = content_digest(temporary, remote.members) if algorithm == "content" else digest.hexdigest()
+        if found != expected:
             raise DataError(
-                f"{data_set}: {remote.url} has {algorithm} {digest.hexdigest()}, expected {expected}: "
+                f"{data_set}: {remote.url} has {algorithm} {found}, expected {expected}: "
                 f"it was changed or damaged on the way, and is not kept. {advice}"
             )
         os.replace(temporary, path)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{data_set}: {remote.url} is no whole zip archive, and is not kept. {advice}") from error
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         cause = getattr(error, "reason", None) or error
         raise DataError(f"{data_set}: cannot download {remote.url}: {cause}. {advice}") from error
@@ -181,12 +186,20 @@ def open_files(
     return _open_archives(data_set, folder, suffixes, present, pattern)
 
 
-def content_digest(files: Files, names: Iterable[str]) -> str:
-    """SHA-256 over the names and contents of files: the same however they were packed."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(f"{name}\0{hashlib.sha256(files.read(name)).hexdigest()}\n".encode())
-    return digest.hexdigest()
+def content_digest(path: Path, members: str) -> str:
+    """SHA-256 over names and contents of files in a zip archive: the same however and wherever in it they are packed.
+
+    Args:
+        path: of the archive.
+        members: regular expression of the names that count, and of the part of them that does.
+
+    Raises:
+        zipfile.BadZipFile: it is none, or is damaged.
+    """
+    with zipfile.ZipFile(path) as archive:
+        named = {match[0]: name for name in archive.namelist() if (match := re.search(members, name))}
+        lines = (f"{part}\0{hashlib.sha256(archive.read(named[part])).hexdigest()}\n" for part in sorted(named))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _open_archives(data_set: str, folder: Path, suffixes: tuple[str, ...], paths: list[Path], pattern: str) -> Files:

@@ -28,8 +28,12 @@ from metarl.fewshot.data.source import Files, Remote, locate, open_files
 
 _COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 REMOTES = (
-    # GitHub packs archives anew, so that their bytes have no stable checksum; the commit names the content.
-    Remote("recordings.zip", f"https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/zip/{_COMMIT}", ""),
+    Remote(
+        "recordings.zip",
+        f"https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/zip/{_COMMIT}",
+        "content:99aa5e3a7c822ab55b2a3b47e0b05aeb9f011c54837a12e3831ad24108330829",
+        r"\d_[a-z]+_\d+\.wav$",
+    ),
 )
 
 RATE_HZ = 8000

@@ -1,15 +1,15 @@
 """Conditional neural processes: adaptation is one pass of a network that reads the support as a set.
 
-    classes:  r_c = mean over the support of class c of h(encoder(x)),   r = mean over classes of r_c
+    classes:  r_c = h({encoder(x) : x of class c}),   r = h({encoder(x)})              h of sets: `SetEncoder`
               logit of class c for a query x = g([encoder(x), r_c, r])
-    numbers:  r = mean over the support of h([encoder(x), y])
+    numbers:  r = h({[encoder(x), y]})
               y of a query x ~ N(m, s^2),  m, s from g([encoder(x), r])
 
 No step of a gradient is taken when adapting; the order of the support does not matter.
 
 Source: Garnelo et al. 2018, "Conditional Neural Processes", sections 2.1 (numbers) and 4.3 (classes). There, too,
 classes are aggregated apart; the decoder reads all r_c in one long vector. Deviation: one decoder for every class,
-which reads its own r_c and the mean r, so that classes are exchangeable and their number is free.
+which reads its own r_c and that of the whole support, so that classes are exchangeable and their number is free.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError
-from metarl.fewshot.encoders import EncoderSettings, make_encoder
+from metarl.fewshot.encoders import EncoderSettings, initialise, make_encoder
 from metarl.fewshot.inner_loop import TaskObjective, activation_bytes, chunk_size, map_tasks, mean_over_tasks
-from metarl.fewshot.named_tensors import group, module_of
-from metarl.fewshot.tasks import Task, class_shares, prediction_loss, query_metrics, tasks_of
+from metarl.fewshot.tasks import Examples, Task, indicators, prediction_loss, query_metrics, tasks_of
 from metarl.fewshot.types import Episode
-from metarl.nets.mlp import mlp, uniform_mlp
+from metarl.set_encoder import Pooling, SetEncoder
 
 Parameters = Mapping[str, Tensor]
 
@@ -54,10 +53,12 @@ class CNPSettings(EncoderSettings):
 
     targets: Literal["classes", "numbers"] = "classes"
     """What is predicted: one of a task's classes, or numbers with their uncertainty."""
+    pooling: Pooling = "mean"
+    """How the members of a set become one: their mean, a weighted mean, or a product of normal distributions."""
     representation_dim: int = 128
     """Numbers in the representation of a class, or of a task."""
     set_hidden_dim: int = 128
-    """Width of the hidden layers of h and g, which have one and two."""
+    """Width of the two hidden layers of h and of g."""
     task_chunk: int = 0
     """Tasks that are differentiated at a time; 0: as many as keep their activations in the cache of a CPU."""
 
@@ -93,11 +94,16 @@ class CNP(nn.Module):
         self.activation_bytes = activation_bytes(self.encoder, torch.zeros(2, *x_shape)) // 2
         width, size, inputs = settings.set_hidden_dim, settings.representation_dim, self.encoder.embedding_dim
         if settings.targets == "classes":
-            read_dim, decoded_dim, output_dim = inputs, inputs + 2 * size, 1
+            member_dim, decoded_dim, output_dim = inputs, inputs + 2 * size, 1
         else:
-            read_dim, decoded_dim, output_dim = inputs + num_ways, inputs + size, 2 * num_ways
-        self.h = module_of(uniform_mlp((read_dim, width, size), generator))
-        self.g = module_of(uniform_mlp((decoded_dim, width, width, output_dim), generator))
+            member_dim, decoded_dim, output_dim = inputs + num_ways, inputs + size, 2 * num_ways
+        self.h = SetEncoder(member_dim, size, width, settings.pooling, is_bounded=False)
+        self.g = nn.Sequential(
+            *(nn.Linear(decoded_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()),
+            nn.Linear(width, output_dim),
+        )
+        for part in (self.h, self.g):
+            initialise(part, generator)
 
     def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """See `FewShotLearner.loss`; differentiable once."""
@@ -112,8 +118,7 @@ class CNP(nn.Module):
     @torch.no_grad()
     def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
         """See `FewShotLearner.log_probs`."""
-        meta = dict(self.named_parameters())
-        logits = map_tasks(partial(self.logits, episode.num_ways, meta), tasks_of(episode, {}), self._chunk(episode))
+        logits = map_tasks(partial(self.logits, episode.num_ways), tasks_of(episode, {}), self._chunk(episode))
         return logits.log_softmax(-1)
 
     def predict(self, episode: Episode, generator: torch.Generator) -> Tensor:
@@ -125,45 +130,43 @@ class CNP(nn.Module):
     @torch.no_grad()
     def predict_numbers(self, episode: Episode) -> Normal:
         """Mean and deviation of the queries' targets, (B, Q, D) each, where targets are numbers."""
-        meta = dict(self.named_parameters())
-        return Normal(*map_tasks(partial(self.numbers, meta), tasks_of(episode, {}), self._chunk(episode)))
+        return Normal(*map_tasks(self.numbers, tasks_of(episode, {}), self._chunk(episode)))
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings (N, Z) of samples (N, *X)."""
         return self.encoder(x)
 
-    def logits(self, num_ways: int, meta: Parameters, task: Task) -> Tensor:
+    def logits(self, num_ways: int, task: Task) -> Tensor:
         """Of the queries of one task, (Q, W)."""
-        support, query = self._embedded(meta, task)
-        read = mlp(group(meta, "h"), support, torch.relu)  # (S, R)
-        of_class = class_shares(task.support, num_ways).to(read).mT @ read  # (W, R)
-        of_task = of_class.mean(0).expand_as(of_class)
-        of_query = query.unsqueeze(1).expand(-1, num_ways, -1)  # (Q, W, Z)
-        of_set = torch.cat([of_class, of_task], -1).expand(len(query), -1, -1)  # (Q, W, 2 R)
-        return mlp(group(meta, "g"), torch.cat([of_query, of_set], -1), torch.relu)[..., 0]
+        query, member = self.encoder(task.query.x), self._members(task.support)  # (Q, Z), (S, K)
+        of_class = indicators(task.support.y, num_ways).to(member).mT @ member  # (W, K)
+        of_sets = torch.cat([self.h.embed(of_class), self.h.embed(member.sum(0)).expand(num_ways, -1)], -1)  # (W, 2 R)
+        pairs = torch.cat(
+            [query.unsqueeze(1).expand(-1, num_ways, -1), of_sets.expand(len(query), -1, -1)], -1
+        )  # (Q, W, Z + 2 R)
+        return self.g(pairs).squeeze(-1)
 
-    def numbers(self, meta: Parameters, task: Task) -> Normal:
+    def numbers(self, task: Task) -> Normal:
         """What is said of the targets of the queries of one task, (Q, D)."""
-        support, query = self._embedded(meta, task)
-        read = mlp(group(meta, "h"), torch.cat([support, task.support.y], -1), torch.relu)  # (S, R)
-        of_set = (task.support.weight @ read).expand(len(query), -1)  # (Q, R)
-        mean, raw = mlp(group(meta, "g"), torch.cat([query, of_set], -1), torch.relu).chunk(2, -1)
+        query = self.encoder(task.query.x)  # (Q, Z)
+        of_task = self.h.embed(self._members(task.support, task.support.y).sum(0))  # (R,)
+        mean, raw = self.g(torch.cat([query, of_task.expand(len(query), -1)], -1)).chunk(2, -1)
         return Normal(mean, _LEAST_STD + (1 - _LEAST_STD) * nn.functional.softplus(raw))
 
-    def _embedded(self, meta: Parameters, task: Task) -> tuple[Tensor, Tensor]:
-        """Support (S, Z) and query (Q, Z) of one task."""
-        support, query = (
-            torch.func.functional_call(self.encoder, group(meta, "encoder"), (examples.x,), tie_weights=False)
-            for examples in (task.support, task.query)
-        )
-        return support, query
+    def forward(self, method: str, *arguments: Any) -> Any:
+        """Call a method by name, for `torch.func.functional_call`."""
+        return getattr(self, method)(*arguments)
+
+    def _members(self, support: Examples, *beside: Tensor) -> Tensor:
+        """What each sample of the support of one task adds to the sums of a set, (S, K)."""
+        return self.h.statistics(torch.cat([self.encoder(support.x), *beside], -1), support.weight > 0)
 
     def _class_loss(self, num_ways: int, meta: Parameters, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-        logits = self.logits(num_ways, meta, task)
+        logits = torch.func.functional_call(self, dict(meta), ("logits", num_ways, task), tie_weights=False)
         return prediction_loss(logits, task.query), query_metrics(logits, task.query)
 
     def _number_loss(self, meta: Parameters, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
-        mean, std = self.numbers(meta, task)
+        mean, std = torch.func.functional_call(self, dict(meta), ("numbers", task), tie_weights=False)
         # -log N(y; m, s^2) = ((y - m) / s)^2 / 2 + log s + log(2 pi) / 2
         nll = ((task.query.y - mean) / std).square() / 2 + std.log() + math.log(2 * math.pi) / 2  # (Q, D)
         return (task.query.weight * nll.mean(-1)).sum(), query_metrics(mean, task.query)
