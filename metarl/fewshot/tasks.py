@@ -98,7 +98,8 @@ def prediction_loss(prediction: Tensor, examples: Examples) -> Tensor:
 
 
 def query_metrics(prediction: Tensor, query: Examples) -> dict[str, Tensor]:
-    """The accuracy of one task, where its targets are classes; their squared error otherwise."""
+    """The accuracy of one task, where its targets are classes; their squared error otherwise; without a graph."""
+    prediction = prediction.detach()
     if query.y.is_floating_point():
         return {"mse": prediction_loss(prediction, query)}
     return {"accuracy": (query.weight * (prediction.argmax(-1) == query.y)).sum()}

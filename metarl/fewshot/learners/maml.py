@@ -99,8 +99,11 @@ class MAML(GradientLearner):
         path = self.path(meta, task.support, self.settings.num_inner_steps)
         judged = path[1:] if self.settings.multi_step_share and len(path) > 1 else path[-1:]
         predictions = [self.outputs(network, task.query.x) for network in judged]
-        losses = torch.stack([prediction_loss(prediction, task.query) for prediction in predictions])  # (K,) or (1,)
-        loss = (self.step_weights(len(judged), losses.device) * losses).sum()
+        losses = [prediction_loss(prediction, task.query) for prediction in predictions]
+        if len(losses) == 1:
+            loss = losses[0]
+        else:
+            loss = (self.step_weights(len(losses), losses[0].device) * torch.stack(losses)).sum()
         return loss, query_metrics(predictions[-1], task.query)
 
     def task_prediction(self, meta: Parameters, task: Task, num_steps: int) -> Tensor:
@@ -149,8 +152,6 @@ class MAML(GradientLearner):
         Those before the last fall from 1 / K to 0.03 / K over `multi_step_share` of the training, as in the released
         code of MAML++.
         """
-        if count == 1:
-            return torch.ones(1, device=device)
         elapsed = min(1.0, self.progress / self.settings.multi_step_share)
         weights = torch.full((count,), max(1 - elapsed, 0.03) / count, device=device)
         weights[-1] = 1 - weights[:-1].sum()
