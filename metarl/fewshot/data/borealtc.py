@@ -11,8 +11,8 @@ A Husky A200 drove on asphalt, flooring, ice, sandy loam and snow. A sample is a
 
 A group is a run: one recording, a minute or so on one stretch of ground. Windows of a run resemble each other, so that
 training and test are divided by run: of the runs of a class that are there with both files, every third is the test,
-counted from `fold`, and the others are the training. Tasks whose queries come from other runs than their support (pairing "other-group") say what a
-robot can expect on a stretch that it has not been on.
+counted from `fold`, and the others are the training. Tasks whose queries come from other runs than their support
+(pairing "other-group") say what a robot can expect on a stretch that it has not been on.
 
 With `held_out` surfaces, the training has none of them and the test has them alone: surfaces that nothing was
 trained on.
