@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.losses.hand_designed import HandDesigned
-from metarl.losses.support import Support, relative_to_step, standardised
+from metarl.losses.support import Support, credit, relative_to_step, standardised
 from metarl.nets.distributions import Embedded, PolicyOutput
 from metarl.nets.gru_cell import gru_inputs, gru_step, initial_gru_cell
 
@@ -129,7 +129,8 @@ class LPG:
         action = (features @ parameters["action.weight"].mT).squeeze(-1)
         log_value = (features @ parameters["value.weight"].mT).log_softmax(-1)
         # pi_hat = A + c tanh(GRU / c): policy gradient and what was learned beside it
-        usual = self.reward.advantage({}, support, torch.zeros((), dtype=torch.int64))
+        decay = self.reward.discount * self.reward.gae_lambda
+        usual = credit(self._reward(support) * (support.weight > 0), support.weight, self.horizon, decay)
         wanted = usual + self.bound * torch.tanh(action / self.bound)
         return Targets(standardised(wanted, support.weight), log_value)
 
@@ -142,6 +143,9 @@ class LPG:
         divergence = (targets.log_value.exp() * difference).sum(-1)
         return (support.weight * (self.value_weight * divergence - objective)).sum()
 
+    def _reward(self, support: Support) -> Tensor:
+        return self.reward.reward({}, support).clamp(-_LARGEST_REWARD, _LARGEST_REWARD)
+
     def _goes_on(self, support: Support) -> Tensor:
         """1 where an episode goes on after a step, else 0, (H, E)."""
         counts = (support.weight > 0).to(support.reward.dtype).unflatten(0, (self.horizon, -1))
@@ -152,7 +156,7 @@ class LPG:
         """What the GRU reads, (H, E, 7)."""
         hidden = torch.tanh(value @ parameters["embed.0.weight"].mT + parameters["embed.0.bias"])
         embedding = (hidden @ parameters["embed.1.weight"].mT).squeeze(-1)
-        reward = self.reward.reward({}, support).clamp(-_LARGEST_REWARD, _LARGEST_REWARD)
+        reward = self._reward(support)
         relative = relative_to_step(reward, support.weight, self.horizon)
         size = support.action.shape[-1] if support.action.is_floating_point() else 1
         log_prob = _LARGEST_LOG_PROB * torch.tanh(support.log_prob / (_LARGEST_LOG_PROB * size))

@@ -142,7 +142,7 @@ def test_an_end_is_seen_and_the_last_step_of_a_shorter_life_is_read_like_any_las
     assert changed_steps(plain, ended)[:3, 1].all()
     counts = (torch.arange(H) < 3).to(torch.float64).repeat_interleave(E)  # failures that are no ends: weights alone
     cut = support._replace(weight=counts / counts.sum())
-    short = replace(RULE, horizon=3)
+    short = replace(RULE, horizon=3, reward=replace(FEEDBACK, horizon=3))
     first = slice(0, 3 * E)
     alone = Support(*(v[first] for v in support))
     expected = short.rule(PARAMETERS, value[first], alone._replace(weight=cut.weight[first]))
@@ -304,7 +304,7 @@ def test_a_trained_rule_fits_any_robot():
 
 
 def test_a_rule_that_was_learned_finds_the_lever_that_pays():
-    """Fresh policies pull a third of the levers right: 4 / 3. The rule has to find out what a reward is."""
+    """Fresh policies pull a third of the levers right: 4 / 3."""
     spec = hidden_lever()
     config = LearnedLossConfig(
         first_order=False,
@@ -329,4 +329,4 @@ def test_a_rule_that_was_learned_finds_the_lever_that_pays():
     for update in range(60):
         env.set_tasks(spec.tasks.sample_train(config.meta_batch_size, tasks))
         learner.update(learner.collect(env), update / 60)
-    assert last_return() > before + 2.0  # 4 is the optimum
+    assert before > 2.5 and last_return() > 3.7  # it starts as policy gradient; 4 is the optimum
