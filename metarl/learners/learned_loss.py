@@ -21,7 +21,7 @@ from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.part_threads import PartThreads
 from metarl.learners.pathwise import is_differentiable, pathwise_gradient
-from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
+from metarl.learners.task_policies import Goal, TaskPolicies, finite_tasks, joined, like, of_tasks
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
 from metarl.losses.formula import formula_of, is_formula
@@ -37,12 +37,8 @@ from metarl.seeding import copy_generator, make_generator
 from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds
 
-Goal = Tensor | dict[str, Tensor]
-"""How the true return changes with a policy, see `LearnedLossLearner.goals`."""
-
 _NEW_SHARE = 0.1
 """Of the last batch in the running statistics of task encodings."""
-
 _CPU_CHUNK = 4
 """Tasks that are differentiated at a time on the CPU, so that their activations stay in its cache."""
 
@@ -259,12 +255,12 @@ class LearnedLossLearner:
             of = slice(first, first + chunk)
             chosen = [Support(*(value[of] for value in phase)) for phase in phases]
             gradient, (value, grown) = slopes(
-                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [_of_tasks(goal, of) for goal in goals]
+                meta, {n: v[of] for n, v in starts.items()}, ages[of], chosen, [of_tasks(goal, of) for goal in goals]
             )
             return gradient, grown, value
 
         gradients, grown, values = zip(*self._threads.map(part, range(0, len(ages), chunk)), strict=True)
-        return _joined(gradients), _joined(grown), torch.cat(values)
+        return joined(gradients), joined(grown), torch.cat(values)
 
     def goals(self, rollout: Rollout, phases: Sequence[Support]) -> list[Goal]:
         """How the true return changes with the policy after each of the K updates.
@@ -277,9 +273,8 @@ class LearnedLossLearner:
         policies = self.unroll(phases)
         together = {name: torch.cat([policy[name] for policy in policies]) for name in policies[0]}  # (K B, ...)
         task = rollout.task[:: self.config.episodes_per_task].repeat(len(policies), 1)
-        slopes = pathwise_gradient(
-            self.spec, task, together, self.acting, self.config.true_episodes, self.generators["truth"]
-        )
+        count, generator = self.config.true_episodes, self.generators["truth"]
+        slopes = pathwise_gradient(self.spec, task, together, self.acting, count, generator)
         parts = {name: slope.split(num_tasks) for name, slope in slopes.items()}
         return [{name: part[k] for name, part in parts.items()} for k in range(len(policies))]
 
@@ -453,11 +448,3 @@ class LearnedLossLearner:
 
     def _normalized(self, obs: Tensor) -> Tensor:
         return self.obs_normalizer(obs) if self.config.normalizes_obs and self.obs_normalizer.count else obs
-
-
-def _of_tasks(goal: Goal, chosen: slice) -> Goal:
-    return {name: value[chosen] for name, value in goal.items()} if isinstance(goal, dict) else goal[chosen]
-
-
-def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

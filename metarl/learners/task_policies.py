@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,3 +46,17 @@ def finite_tasks(*values: Tensor) -> Tensor:
 def like(mask: Tensor, value: Tensor) -> Tensor:
     """A mask over tasks, (B,), that broadcasts against (B, ...)."""
     return mask.view(-1, *[1] * (value.dim() - 1))
+
+
+Goal = Tensor | dict[str, Tensor]
+"""How the true return changes with a policy, see `LearnedLossLearner.goals`."""
+
+
+def of_tasks(goal: Goal, chosen: slice) -> Goal:
+    """The part of some tasks of a meta-batch."""
+    return {name: value[chosen] for name, value in goal.items()} if isinstance(goal, dict) else goal[chosen]
+
+
+def joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Tensors by name of parts of a meta-batch, as one batch."""
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
