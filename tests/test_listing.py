@@ -69,5 +69,6 @@ def test_the_details_of_an_algorithm_show_its_presets():
 
 
 def test_an_unknown_name_is_told_with_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"unknown environment or algorithm 'trakc'\. Did you mean 'track'\?"):
+    expected = r"unknown environment, algorithm, data set or learner 'trakc'\. Did you mean 'track'\?"
+    with pytest.raises(UnknownNameError, match=expected):
         details("trakc")

@@ -73,6 +73,11 @@ def evaluate(arguments: list[str]) -> int:
     json_path, pictures = options.json or run.path / "evaluation.json", options.pictures or run.path
     check_writable(json_path, "--json")
     check_writable(pictures / "reliability.png", "--pictures")
+    if options.official_runs and getattr(run.config.data_options, "split_by", "") != "lake":
+        raise ConfigError(
+            f"--official-runs are of alphabets that {run.path} may have been trained on, if on Omniglot at all: only a "
+            "run of --data omniglot --split-by lake can be judged on them."
+        )
     source = open_source(run.config, options.data_dir, options.skip_broken)
     if source.is_regression:
         raise ConfigError(
@@ -98,8 +103,6 @@ def evaluate(arguments: list[str]) -> int:
                 )
     values: dict[str, Any] = {"evaluations": [evaluation.to_json() for evaluation in evaluations]}
     if options.official_runs:
-        if run.config.data != "omniglot":
-            raise ConfigError(f"--official-runs are runs on Omniglot, {run.path} was trained on {run.config.data}.")
         task = official_runs(options.data_dir, source.x_shape[-1])
         judged = {_label(r, runs): judge_episode(r.learner, task.to(r.config.device), options.seed) for r in runs}
         values["official_runs"] = {

@@ -71,7 +71,7 @@ class FewShotEvaluateOptions:
     """Where queries may come from: any samples, or other groups (runs, speakers) than the support; default: as in
     training."""
     official_runs: bool = False
-    """Also judge on Lake's 20 official runs of 20-way one-shot classification (Omniglot)."""
+    """Also judge on Lake's 20 official runs of 20-way one-shot classification (Omniglot, --split-by lake)."""
     num_tasks: int = 1000
     """How many tasks; at least 600 for intervals as published."""
     seed: int = 0

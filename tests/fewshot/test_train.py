@@ -165,6 +165,8 @@ def test_the_command_line_trains_resumes_and_evaluates(small_data, tmp_path, cap
     assert saved["settings"]["norm"] == "batch" and saved["training"]["ways"] == 3 and saved["data"] == "omniglot"
     assert run("train", "protonet", "--data", "omniglot", "--out", out, "--resume", *where) == 0
     tasks = ["--num-tasks", 4, "--queries", 3, "--ways", 3, 5, "--shots", 1, 2]
+    assert run("evaluate", out, *tasks, *where, "--official-runs") == 2
+    assert "only a run of --data omniglot --split-by lake" in capsys.readouterr().err
     assert run("evaluate", out, *tasks, *where) == 0
     shown = capsys.readouterr().out
     assert (
