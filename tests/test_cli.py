@@ -299,7 +299,7 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
         ("train --env bandit rl2", "name the algorithm first"),
         ("train rl2", "--env is missing: choose one from `metarl list`."),
         ("train rl3 --env bandit", "unknown algorithm 'rl3'. Did you mean 'rl2'? Available: anil, cavia, "),
-        ("train rl2 --env bandti", "unknown environment 'bandti'. Did you mean 'bandit'? Available: ant-dir-maml, "),
+        ("train rl2 --env bandti", "unknown environment 'bandti'. Did you mean 'bandit'? Available: ant-crippled, "),
         ("train rl2 --env reach-planr --preset quick", "unknown environment 'reach-planr'"),
         ("train rl2 --env reach-planar --preset qick", "'qick'. Did you mean 'quick'? Available: default, quick."),
         (
@@ -341,7 +341,7 @@ def test_a_run_is_resumed_with_its_own_settings(arm, capsys):
         ("train learned-loss --env bandit --loss rewrd", "unknown loss 'rewrd'. Did you mean 'reward'?"),
         ("train learned-loss --env bandit --loss formula:x.json", "cannot read formula file 'x.json': No such file"),
         ("record x --speed fast", "--speed must be a number, got 'fast'."),
-        ("list bandti", "unknown environment or algorithm 'bandti'. Did you mean 'bandit'?"),
+        ("list bandti", "unknown environment, algorithm, data set or learner 'bandti'. Did you mean 'bandit'?"),
         ("list --all", "unrecognized option --all."),
         ("doctor well", "unexpected argument 'well'."),
     ],

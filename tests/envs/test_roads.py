@@ -94,7 +94,7 @@ def test_the_drawn_road_lies_where_the_car_drives(world: int):
     half = float(task["width"]) / 2
     line = half * float(task["swept_line"])
     for point in road[40:480:40]:
-        assert seen_from_above(point, line) == "swept"
+        assert seen_from_above(point, line) == "stripe_0"
         assert seen_from_above(point, line - math.copysign(0.3, line)) == "gravel"
         assert seen_from_above(point, half - 0.1) == seen_from_above(point, 0.1 - half) == "gravel"
         assert seen_from_above(point, half - 0.025) == "line_left"
