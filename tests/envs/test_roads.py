@@ -95,8 +95,8 @@ def test_the_drawn_road_lies_where_the_car_drives(world: int):
     line = half * float(task["swept_line"])
     for point in road[40:480:40]:
         assert seen_from_above(point, line) == "stripe_0"
-        assert seen_from_above(point, line - math.copysign(0.3, line)) == "gravel"
-        assert seen_from_above(point, half - 0.1) == seen_from_above(point, 0.1 - half) == "gravel"
+        assert seen_from_above(point, line - math.copysign(0.3, line)) == "surface"
+        assert seen_from_above(point, half - 0.1) == seen_from_above(point, 0.1 - half) == "surface"
         assert seen_from_above(point, half - 0.025) == "line_left"
         assert seen_from_above(point, 0.025 - half) == "line_right"
         assert seen_from_above(point, math.copysign(half + 0.15, -point[3])) == "grass"
