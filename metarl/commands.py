@@ -25,7 +25,7 @@ from metarl.options import (
     parse,
     peek,
 )
-from metarl.printing import check_writable, console, print_table
+from metarl.printing import check_writable, console, default_folder, ended, print_table
 
 if TYPE_CHECKING:
     from metarl.evaluate import Evaluation
@@ -60,15 +60,13 @@ def train(arguments: list[str]) -> int:
     )
     outcome = run_training(
         config,
-        options.out or _default_folder(config.algorithm, config.env, config.seed),
+        options.out or default_folder(config.algorithm, config.env, config.seed),
         resume=options.resume,
         checkpoint_interval_s=options.checkpoint_interval_s,
         keep_checkpoints=options.keep_checkpoints,
         validate_every=options.validate_every,
     )
-    state = "finished" if outcome.finished else "stopped, go on with --resume"
-    console.print(f"{state}: {outcome.env_steps:,} environment steps in {outcome.folder}")
-    return outcome.exit_code
+    return ended(outcome, "environment steps")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -335,7 +333,7 @@ def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[s
     from metarl.run import read_config
     from metarl.run_folder import open_run
 
-    out = peek(arguments, "--out") or _default_folder(algorithm, env, peek(arguments, "--seed") or 0)
+    out = peek(arguments, "--out") or default_folder(algorithm, env, peek(arguments, "--seed") or 0)
     run = open_run(Path(out))
     config = read_config(run.config, run.path)
     if (config.algorithm, config.env) != (algorithm, env):
@@ -349,10 +347,6 @@ def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[s
         "torch_threads": config.torch_threads,
         "physics_threads": config.physics_threads,
     }
-
-
-def _default_folder(algorithm: str, env: str, seed: int | str) -> Path:
-    return Path("runs") / f"{algorithm}-{env}-seed{seed}"
 
 
 def _refuse_another_env(run: LoadedRun, other: LoadedRun) -> None:

@@ -1,17 +1,20 @@
-"""What commands print with, and whether what they will write can be written."""
+"""What commands print with, where runs go, and whether what they will write can be written."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from metarl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from metarl.training_loop import Outcome
 
 _MAX_UNBROKEN = 12
 """Letters of a row's name that are not broken in a narrow terminal."""
@@ -50,3 +53,15 @@ def check_writable(path: Path, option: str) -> None:
         raise ConfigError(f"cannot write {path}: {error.strerror}. Choose another {option}.") from error
     if path.is_dir():
         raise ConfigError(f"cannot write {path}: it is a folder. Name a file in it with {option}.")
+
+
+def default_folder(what: str, on: str, seed: int | str) -> Path:
+    """Where a run goes that is not told: runs/WHAT-ON-seedSEED."""
+    return Path("runs") / f"{what}-{on}-seed{seed}"
+
+
+def ended(outcome: Outcome, unit: str) -> int:
+    """Say how a training ended, and after how many of what; returns the exit code."""
+    state = "finished" if outcome.finished else "stopped, go on with --resume"
+    console.print(f"{state}: {outcome.env_steps:,} {unit} in {outcome.folder}")
+    return outcome.exit_code

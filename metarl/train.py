@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,36 +18,19 @@ from torch import Tensor
 
 from metarl.checkpoint import has_checkpoint, load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 from metarl.config import RunConfig
-from metarl.errors import ConfigError
 from metarl.evaluate import evaluate_in
 from metarl.learners import Learner
 from metarl.log import MetricsLogger
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run import build, keep_learned_loss, learner_tensors, read_config, restore
-from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
+from metarl.run_folder import RunFolder, resume_run, start_run
 from metarl.seeding import make_generator
+from metarl.training_loop import LoopOptions, Outcome, refuse_changes, run_loop
 from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds, make_worlds
 
 _VALIDATION_WORLDS = 64
 _MIN_VALIDATION_TASKS = 8
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        folder: the run folder.
-        finished: all steps were made; False after a stop signal.
-        exit_code: 0, 130 or 143.
-        env_steps: environment steps of the whole run.
-    """
-
-    folder: Path
-    finished: bool
-    exit_code: int
-    env_steps: int
 
 
 def train(
@@ -75,41 +58,24 @@ def train(
         CheckpointError: the folder is in use, damaged, full, or holds another run.
         ConfigError: `config` is not that of the run to resume, or a number is out of its range.
     """
-    if not (checkpoint_interval_s >= 0 and keep_checkpoints >= 1 and validate_every >= 0):
-        raise ConfigError(
-            "checkpoint_interval_s must be at least 0, keep_checkpoints at least 1 and validate_every at least 0, "
-            f"got {checkpoint_interval_s}, {keep_checkpoints} and {validate_every}."
-        )
+    options = LoopOptions(checkpoint_interval_s, keep_checkpoints, validate_every)
     out, config = Path(out), config.self_contained()
     torch.set_num_threads(config.torch_threads)
     if resume:
         with resume_run(out) as folder:
-            _refuse_changes(read_config(folder.config, folder.path), config)
+            refuse_changes(read_config(folder.config, folder.path).to_json(), config.to_json())
             training = _Training(config, *build(config, folder.path))
             training.restore(folder)
-            return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+            return _loop(training, folder, options, console)
     training = _Training(config, *build(config))
     with start_run(out, config.to_json()) as folder:
         keep_learned_loss(training.learner, folder.path)
-        return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+        return _loop(training, folder, options, console)
 
 
-def _loop(
-    training: _Training, folder: RunFolder, interval_s: float, keep: int, validate_every: int, console: bool
-) -> Outcome:
-    total = training.config.settings.total_steps
-    last_save = time.monotonic()
-    with StopSignals() as stop, MetricsLogger(folder.path, training.update, total, console=console) as logger:
-        while training.env_steps < total and not stop.requested:
-            metrics = training.advance(folder)
-            if validate_every and training.update % validate_every == 0:
-                metrics |= training.validate()
-            logger.log(training.update, metrics)
-            if time.monotonic() - last_save >= interval_s:
-                training.save(folder, logger, keep)
-                last_save = time.monotonic()
-        training.save(folder, logger, keep)
-        return Outcome(folder.path, training.env_steps >= total, stop.exit_code, training.env_steps)
+def _loop(training: _Training, folder: RunFolder, options: LoopOptions, console: bool) -> Outcome:
+    logger = MetricsLogger(folder.path, training.update, training.config.settings.total_steps, console=console)
+    return run_loop(training, lambda: training.advance(folder), folder, logger, options)
 
 
 class _Training:
@@ -123,6 +89,16 @@ class _Training:
         self.tasks = spec.tasks.with_train_tasks(config.num_train_tasks) if config.num_train_tasks else spec.tasks
         self.task_generator = make_generator(config.seed, "tasks")
         self.update = self.env_steps = self.failed_episodes = self.saved_update = 0
+
+    @property
+    def count(self) -> int:
+        """Environment steps so far."""
+        return self.env_steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all environment steps were made."""
+        return self.env_steps >= self.config.settings.total_steps
 
     def advance(self, folder: RunFolder) -> dict[str, float]:
         """One update on fresh tasks; returns its metrics."""
@@ -212,17 +188,6 @@ def _returns(rollout: Rollout, has_success: bool) -> dict[str, float]:
     if has_success:
         metrics["success_last"] = float(rollout.episode_success()[-1].float().mean())
     return metrics
-
-
-def _refuse_changes(saved: RunConfig, asked: RunConfig) -> None:
-    old, new = saved.to_json(), asked.to_json()
-    old, new = ({**c.pop("settings"), **c} for c in (old, new))
-    for name in old:
-        if old[name] != new.get(name):
-            raise ConfigError(
-                f"--resume goes on with the run's own settings: {name} is {old[name]!r} there, got {new.get(name)!r}. "
-                "Leave the option out, or start a new run with another --out."
-            )
 
 
 def dump_update(folder: Path, update: int, learner_state: Mapping[str, Any], rollout: Rollout, progress: float) -> Path:

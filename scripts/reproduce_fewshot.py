@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from _fewshot_tables import TABLES, FewShotTable, Kind, Row
-from _measure import RESULTS, save, show
+from _measure import RESULTS, circumstances, save, show
 
 from metarl.errors import MetarlError
 from metarl.fewshot.config import FewShotConfig
@@ -73,7 +73,7 @@ def main() -> None:
                         judged = judge(run, table, row, arguments)
                         key = {"row": row.name, "variant": variant, "seed": seed}
                         records = [r for r in records if {name: r[name] for name in key} != key]
-                        records.append({**key, **judged})
+                        records.append({**key, "judged": where_and_when(), **judged})
                         report(arguments.name, table, records, results)
     except MetarlError as error:
         parser.exit(2, f"reproduce_fewshot: {error}\n")
@@ -82,6 +82,12 @@ def main() -> None:
 def earlier_records(path: Path) -> list[dict[str, Any]]:
     """The runs of an earlier call, which stay in the result unless they are judged again."""
     return json.loads(path.read_text())["runs"] if path.exists() else []
+
+
+def where_and_when() -> dict[str, Any]:
+    """The command, commit and date of a record, as those of the file are of the last call."""
+    now = circumstances()
+    return {name: now[name] for name in ("command", "commit", "date")}
 
 
 def configuration(

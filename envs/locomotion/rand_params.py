@@ -99,9 +99,8 @@ def make_hopper(horizon: int = 200) -> EnvSpec:
     return _make("hopper-rand-params", "hopper.xml", is_unhealthy, horizon)
 
 
-def _make(name: str, file_name: str, is_unhealthy: _IsUnhealthy, horizon: int) -> EnvSpec:
-    model = _body(file_name).compile()
-    control_dt_s = 4 * _TIME_STEP_S
+def planar_reset(model: mujoco.MjModel) -> Callable[[Arrays, Noise], Start]:
+    """The start of gymnasium's planar robots: positions and velocities within 0.005 of the model's; keeps "x"."""
     pose = model.qpos0.tolist()
 
     def reset(task: Arrays, noise: Noise) -> Start:
@@ -109,8 +108,17 @@ def _make(name: str, file_name: str, is_unhealthy: _IsUnhealthy, horizon: int) -
         qpos = around(pose, offset[:, : model.nq])
         return Start(state={"x": qpos[:, 0]}, writes={"qpos": qpos, "qvel": offset[:, model.nq :]})
 
-    def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        return torch.cat([data["qpos"][:, 1:], data["qvel"].clamp(-10.0, 10.0)], 1)
+    return reset
+
+
+def observe_planar(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+    """Positions but for x, and velocities within [-10, 10], (N, nq - 1 + nv)."""
+    return torch.cat([data["qpos"][:, 1:], data["qvel"].clamp(-10.0, 10.0)], 1)
+
+
+def _make(name: str, file_name: str, is_unhealthy: _IsUnhealthy, horizon: int) -> EnvSpec:
+    model = _body(file_name).compile()
+    control_dt_s = 4 * _TIME_STEP_S
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
@@ -123,8 +131,8 @@ def _make(name: str, file_name: str, is_unhealthy: _IsUnhealthy, horizon: int) -
         obs_dim=model.nq - 1 + model.nv,
         action_space=Continuous(model.nu),
         horizon=horizon,
-        reset=reset,
-        observe=observe,
+        reset=planar_reset(model),
+        observe=observe_planar,
         step=step,
         control=lambda task, data, state, action: {"ctrl": action},
         reset_noise=(model.nq + model.nv, 0),

@@ -29,7 +29,6 @@ does not have, is implicitfast. MuJoCo is >= 4.0, the source's was 1.5.
 from __future__ import annotations
 
 import mujoco
-import torch
 from torch import Tensor
 
 from envs.locomotion.bodies import (
@@ -37,12 +36,11 @@ from envs.locomotion.bodies import (
     LIGHT_ORANGE,
     add_camera,
     add_post,
-    around,
     load_body,
     paint_ground,
 )
-from envs.locomotion.rand_params import walker_has_fallen
-from metarl.env import EnvSpec, Noise, Outcome, Physics, Start
+from envs.locomotion.rand_params import observe_planar, planar_reset, walker_has_fallen
+from metarl.env import EnvSpec, Noise, Outcome, Physics
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
@@ -57,17 +55,8 @@ def make_spec(horizon: int = 200) -> EnvSpec:
         horizon: control steps of an episode.
     """
     model = _body().compile()
-    pose = model.qpos0.tolist()
     control_dt_s = _NUM_SUBSTEPS * float(model.opt.timestep)
     velocity = Parameter("velocity", "m/s", Uniform(0.0, 10.0, shell=((10.0, 12.0),)), "target velocity")
-
-    def reset(task: Arrays, noise: Noise) -> Start:
-        offset = 0.01 * noise.uniform - 0.005  # (N, nq + nv)
-        qpos = around(pose, offset[:, : model.nq])
-        return Start(state={"x": qpos[:, 0]}, writes={"qpos": qpos, "qvel": offset[:, model.nq :]})
-
-    def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-        return torch.cat([data["qpos"][:, 1:], data["qvel"].clamp(-10.0, 10.0)], 1)
 
     def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
         x = data["qpos"][:, 0].clone()
@@ -81,8 +70,8 @@ def make_spec(horizon: int = 200) -> EnvSpec:
         obs_dim=model.nq - 1 + model.nv,
         action_space=Continuous(model.nu),
         horizon=horizon,
-        reset=reset,
-        observe=observe,
+        reset=planar_reset(model),
+        observe=observe_planar,
         step=step,
         control=lambda task, data, state, action: {"ctrl": action},
         reset_noise=(model.nq + model.nv, 0),

@@ -13,7 +13,7 @@ from metarl.errors import ConfigError
 from metarl.fewshot import data, learners
 from metarl.fewshot.options import FewShotEvaluateOptions, FewShotTrainOptions
 from metarl.options import hyphenated, parse, peek
-from metarl.printing import check_writable, console, print_table
+from metarl.printing import check_writable, console, default_folder, ended, print_table
 
 
 def train(arguments: list[str]) -> int:
@@ -35,7 +35,7 @@ def train(arguments: list[str]) -> int:
     )
     outcome = train_few_shot(
         config,
-        options.out or _default_folder(config.learner, config.data, config.seed),
+        options.out or default_folder(config.learner, config.data, config.seed),
         data_dir=options.data_dir,
         skips_broken=options.skip_broken,
         resume=options.resume,
@@ -43,9 +43,7 @@ def train(arguments: list[str]) -> int:
         keep_checkpoints=options.keep_checkpoints,
         validate_every=options.validate_every,
     )
-    state = "finished" if outcome.finished else "stopped, go on with --resume"
-    console.print(f"{state}: {outcome.env_steps:,} tasks in {outcome.folder}")
-    return outcome.exit_code
+    return ended(outcome, "tasks")
 
 
 def evaluate(arguments: list[str]) -> int:
@@ -173,14 +171,10 @@ def _saved_options(arguments: Sequence[str], learner: str, data_set: str) -> dic
     from metarl.fewshot.run import read_few_shot_config
     from metarl.run_folder import open_run
 
-    out = peek(arguments, "--out") or _default_folder(learner, data_set, peek(arguments, "--seed") or 0)
+    out = peek(arguments, "--out") or default_folder(learner, data_set, peek(arguments, "--seed") or 0)
     run = open_run(Path(out))
     config = read_few_shot_config(run.config, run.path)
     if (config.learner, config.data) != (learner, data_set):
         raise ConfigError(f"{run.path} is a run of {config.learner} on {config.data}, not of {learner} on {data_set}.")
     names = ("settings", "training", "data_options", "seed", "device", "torch_threads")
     return {name: getattr(config, name) for name in names}
-
-
-def _default_folder(learner: str, data_set: str, seed: int | str) -> Path:
-    return Path("runs") / f"{learner}-{data_set}-seed{seed}"

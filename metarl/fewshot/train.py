@@ -20,9 +20,9 @@ from metarl.fewshot.sources import EpisodeSource
 from metarl.fewshot.types import Episode, FewShotLearner, FollowsProgress, UpdatesItself, accuracy
 from metarl.log import MetricsLogger
 from metarl.nested_state import flatten_state, unflatten_state
-from metarl.run_folder import RunFolder, StopSignals, resume_run, start_run
+from metarl.run_folder import RunFolder, resume_run, start_run
 from metarl.seeding import make_generator
-from metarl.train import Outcome
+from metarl.training_loop import LoopOptions, Outcome, refuse_changes, run_loop
 
 _VALIDATION_TASKS = 100
 _VALIDATION_BATCH = 10
@@ -64,48 +64,28 @@ def train_few_shot(
             diverged.
         DataError: the data is missing or broken.
     """
-    if not (checkpoint_interval_s >= 0 and keep_checkpoints >= 1 and validate_every >= 0):
-        raise ConfigError(
-            "checkpoint_interval_s must be at least 0, keep_checkpoints at least 1 and validate_every at least 0, "
-            f"got {checkpoint_interval_s}, {keep_checkpoints} and {validate_every}."
-        )
+    options = LoopOptions(checkpoint_interval_s, keep_checkpoints, validate_every)
     out = Path(out)
     _keep_freed_memory()
     torch.set_num_threads(config.torch_threads)
     if resume:
         with resume_run(out) as folder:
-            _refuse_changes(read_few_shot_config(folder.config, folder.path), config)
+            refuse_changes(read_few_shot_config(folder.config, folder.path).to_json(), config.to_json())
             training = FewShotLoop(config, open_source(config, data_dir, skips_broken))
             training.restore(folder)
-            return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+            return _loop(training, folder, options, console)
     training = FewShotLoop(config, open_source(config, data_dir, skips_broken))
     with start_run(out, config.to_json()) as folder:
-        return _loop(training, folder, checkpoint_interval_s, keep_checkpoints, validate_every, console)
+        return _loop(training, folder, options, console)
 
 
-def _loop(
-    training: FewShotLoop, folder: RunFolder, interval_s: float, keep: int, validate_every: int, console: bool
-) -> Outcome:
+def _loop(training: FewShotLoop, folder: RunFolder, options: LoopOptions, console: bool) -> Outcome:
     total = training.config.training.num_updates * training.config.training.meta_batch_size
-    last_save = time.monotonic()
     shown = "mse" if training.source.is_regression else "accuracy"
-    with (
-        StopSignals() as stop,
-        MetricsLogger(
-            folder.path, training.update, total, console=console, shown=shown, counted="tasks", unit="tasks"
-        ) as logger,
-    ):
-        while training.progress < 1 and not stop.requested:
-            metrics = training.advance()
-            if validate_every and training.update % validate_every == 0:
-                metrics |= training.validate()
-            logger.log(training.update, metrics)
-            if time.monotonic() - last_save >= interval_s:
-                training.save(folder, logger, keep)
-                last_save = time.monotonic()
-        training.save(folder, logger, keep)
-        tasks = training.update * training.config.training.meta_batch_size
-        return Outcome(folder.path, training.progress >= 1, stop.exit_code, tasks)
+    logger = MetricsLogger(
+        folder.path, training.update, total, console=console, shown=shown, counted="tasks", unit="tasks"
+    )
+    return run_loop(training, training.advance, folder, logger, options)
 
 
 class FewShotLoop:
@@ -131,6 +111,16 @@ class FewShotLoop:
         elapsed = self.train_s / (60 * training.max_minutes) if training.max_minutes else 0.0
         return min(1.0, max(self.update / training.num_updates, elapsed))
 
+    @property
+    def count(self) -> int:
+        """Tasks so far."""
+        return self.update * self.config.training.meta_batch_size
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all updates were made, or all minutes are over."""
+        return self.progress >= 1
+
     def advance(self) -> dict[str, float]:
         """One update on fresh tasks; returns its metrics."""
         started = time.perf_counter()
@@ -148,8 +138,7 @@ class FewShotLoop:
             metrics = self._descend(episode, learning_rate(self.config, self.update, progress))
         self.update += 1
         self.train_s += time.perf_counter() - started
-        tasks = self.update * training.meta_batch_size
-        return {"tasks": tasks, **metrics, "time_sample_s": sampled_s, "train_s": self.train_s}
+        return {"tasks": self.count, **metrics, "time_sample_s": sampled_s, "train_s": self.train_s}
 
     def validate(self) -> dict[str, float]:
         """Accuracy (or squared error) on tasks of the split `validation`, the same ones every time."""
@@ -271,20 +260,3 @@ def _keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 64 * 2**20)
-
-
-def _refuse_changes(saved: FewShotConfig, asked: FewShotConfig) -> None:
-    """A run goes on as it began."""
-    old, new = _flat(saved), _flat(asked)
-    for name in old:
-        if old[name] != new.get(name):
-            raise ConfigError(
-                f"--resume goes on with the run's own settings: {name} is {old[name]!r} there, got {new.get(name)!r}. "
-                "Leave the option out, or start a new run with another --out."
-            )
-
-
-def _flat(config: FewShotConfig) -> dict[str, Any]:
-    values = config.to_json()
-    nested = [values.pop(name) for name in ("settings", "training", "data_options")]
-    return values | {name: value for part in nested for name, value in part.items()}

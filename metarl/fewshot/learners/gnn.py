@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder, norm_layers
-from metarl.fewshot.learners.metric import apply_where, encode, judged
+from metarl.fewshot.learners.metric import MetricLearner, apply_where, encode
 from metarl.fewshot.types import Episode, require_ways
 
 
@@ -46,7 +46,7 @@ class GNNSettings(EncoderSettings):
             raise ConfigError(f"graph_dim must be a multiple of 16, got {self.graph_dim}.")
 
 
-class GNN(nn.Module):
+class GNN(MetricLearner):
     """Learner: labels travel through a graph; see the module.
 
     Args:
@@ -61,9 +61,8 @@ class GNN(nn.Module):
     def __init__(
         self, settings: GNNSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(make_encoder(settings, x_shape, generator))
         self.num_ways = num_ways
-        self.encoder = make_encoder(settings, x_shape, generator)
         gained = settings.graph_dim // 2
         widths = [self.encoder.embedding_dim + num_ways + gained * k for k in range(settings.num_layers + 1)]
         self.edges = nn.ModuleList(Edges(width, settings.graph_dim, settings.norm) for width in widths)
@@ -78,22 +77,14 @@ class GNN(nn.Module):
         for part in (self.edges, self.own, self.others):
             initialise(part, generator)
 
-    def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the queries, and their accuracy."""
-        self.train()
-        return judged(self._log_probs(episode), episode)
-
     @torch.no_grad()
     def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
         """Log probabilities of the queries, (B, Q, W); task by task, for there are as many graphs as queries."""
         self.eval()
-        return torch.cat([self._log_probs(episode.tasks(i, i + 1)) for i in range(episode.num_tasks)])
+        return torch.cat([self(episode.tasks(i, i + 1)) for i in range(episode.num_tasks)])
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (N, D) of samples (N, *X)."""
-        return self.encoder(x)
-
-    def _log_probs(self, episode: Episode) -> Tensor:
+    def forward(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.forward`."""
         require_ways("gnn", self.num_ways, episode)
         support, query = encode(self.encoder, episode)  # (B, S, D), (B, Q, D)
         label = nn.functional.one_hot(episode.support_y, self.num_ways).to(support.dtype)  # (B, S, W)

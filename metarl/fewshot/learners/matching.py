@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder
-from metarl.fewshot.learners.metric import encode, judged, members
+from metarl.fewshot.learners.metric import MetricLearner, encode, members
 from metarl.fewshot.learners.protonet import squared_distances
 from metarl.fewshot.types import Episode
 
@@ -55,7 +55,7 @@ class MatchingSettings(EncoderSettings):
             raise ConfigError(f"num_reads must be at least 1, got {self.num_reads}.")
 
 
-class Matching(nn.Module):
+class Matching(MetricLearner):
     """Learner: attention over the support; see the module.
 
     Args:
@@ -65,14 +65,11 @@ class Matching(nn.Module):
         generator: of the initial weights.
     """
 
-    any_ways = True
-
     def __init__(
         self, settings: MatchingSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(make_encoder(settings, x_shape, generator))
         self.distance = settings.distance
-        self.encoder = make_encoder(settings, x_shape, generator)
         self.log_scale = nn.Parameter(torch.tensor(settings.initial_scale).log(), requires_grad=settings.learns_scale)
         self.context = FullContext(self.encoder.embedding_dim, settings.num_reads) if settings.full_context else None
         if self.context is not None:
@@ -80,18 +77,7 @@ class Matching(nn.Module):
 
     def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the queries, and their accuracy."""
-        self.train()
-        return judged(self._log_probs(episode if self.context is None else shuffled(episode, generator)), episode)
-
-    @torch.no_grad()
-    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
-        """Log probabilities of the queries, (B, Q, W)."""
-        self.eval()
-        return self._log_probs(episode)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (N, D) of samples (N, *X), without context."""
-        return self.encoder(x)
+        return super().loss(episode if self.context is None else shuffled(episode, generator), generator)
 
     def log_attention(self, episode: Episode) -> Tensor:
         """log a, (B, Q, S); minus infinity where the support is padding."""
@@ -106,7 +92,8 @@ class Matching(nn.Module):
         logits = (self.log_scale.exp() * similarity).masked_fill(~episode.support_mask.unsqueeze(1), -math.inf)
         return logits.log_softmax(-1)
 
-    def _log_probs(self, episode: Episode) -> Tensor:
+    def forward(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.forward`."""
         member = members(episode.support_y, episode.support_mask, episode.num_ways)  # (B, S, W)
         return class_log_probs(self.log_attention(episode), member)
 

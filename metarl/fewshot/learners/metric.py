@@ -1,13 +1,47 @@
-"""What the metric learners share: encoding the samples of an episode, and judging log probabilities."""
+"""What the metric learners share: an encoder, encoding the samples of an episode, and judging log probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from metarl.fewshot.encoders import Encoder
 from metarl.fewshot.types import Episode, accuracy, cross_entropy
+
+
+class MetricLearner(nn.Module):
+    """Compares embeddings; a subclass says with what probabilities.
+
+    Args:
+        encoder: (N, *X) -> (N, D).
+    """
+
+    any_ways = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, episode: Episode) -> Tensor:
+        """Log probabilities of the queries, (B, Q, W), in the module's mode and with a graph."""
+        raise NotImplementedError
+
+    def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        """Cross-entropy of the queries, and their accuracy."""
+        self.train()
+        return judged(self(episode), episode)
+
+    @torch.no_grad()
+    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
+        """Log probabilities of the queries, (B, Q, W)."""
+        self.eval()
+        return self(episode)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings (N, D) of samples (N, *X)."""
+        return self.encoder(x)
 
 
 def encode(encoder: Callable[[Tensor], Tensor], episode: Episode) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.fewshot.encoders import EncoderSettings, Norm, make_encoder
-from metarl.fewshot.learners.metric import encode, judged
+from metarl.fewshot.learners.metric import MetricLearner, encode
 from metarl.fewshot.types import Episode
 
 
@@ -26,34 +26,17 @@ class ProtoNetSettings(EncoderSettings):
     """Whether distances are scaled by a learned factor, which starts at one."""
 
 
-class ProtoNet(nn.Module):
+class ProtoNet(MetricLearner):
     """Learner: log probabilities are minus squared distances to the classes' means, normalised."""
-
-    any_ways = True
 
     def __init__(
         self, settings: ProtoNetSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__()
-        self.encoder = make_encoder(settings, x_shape, generator)
+        super().__init__(make_encoder(settings, x_shape, generator))
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=settings.learns_temperature)
 
-    def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        """Cross-entropy of the queries, and their accuracy."""
-        self.train()
-        return judged(self._log_probs(episode), episode)
-
-    @torch.no_grad()
-    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
-        """Log probabilities of the queries, (B, Q, W)."""
-        self.eval()
-        return self._log_probs(episode)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (N, D) of samples (N, *X)."""
-        return self.encoder(x)
-
-    def _log_probs(self, episode: Episode) -> Tensor:
+    def forward(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.forward`."""
         support, query = encode(self.encoder, episode)  # (B, S, D), (B, Q, D)
         means = prototypes(support, episode.support_y, episode.support_mask, episode.num_ways)  # (B, W, D)
         return torch.log_softmax(-self.log_scale.exp() * squared_distances(query, means), dim=-1)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder, norm_layers
-from metarl.fewshot.learners.metric import accuracy_metric, apply_where, encode, judged
+from metarl.fewshot.learners.metric import MetricLearner, accuracy_metric, apply_where, encode
 from metarl.fewshot.learners.protonet import prototypes
 from metarl.fewshot.types import Episode, known, task_mean
 
@@ -45,7 +45,7 @@ class RelationSettings(EncoderSettings):
             raise ConfigError(f"relation_dim must be at least 1, got {self.relation_dim}.")
 
 
-class Relation(nn.Module):
+class Relation(MetricLearner):
     """Learner: a learned comparison; see the module.
 
     Args:
@@ -55,31 +55,26 @@ class Relation(nn.Module):
         generator: of the initial weights.
     """
 
-    any_ways = True
-
     def __init__(
         self, settings: RelationSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__()
+        super().__init__(make_encoder(settings, x_shape, generator, num_halved=2))
         self.objective = settings.objective
-        self.encoder = make_encoder(settings, x_shape, generator, num_halved=2)
         self.comparison = Comparison(self.encoder.map_shape, settings.relation_dim, settings.norm)
         initialise(self.comparison, generator)
 
     def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """The squared error of the scores (or the cross-entropy), and the accuracy of the queries."""
+        if self.objective == "cross-entropy":
+            return super().loss(episode, generator)
         self.train()
         logits = self._logits(episode)
-        if self.objective == "cross-entropy":
-            return judged(logits.log_softmax(-1), episode)
         target = episode.query_y.unsqueeze(-1) == torch.arange(episode.num_ways, device=logits.device)  # (B, Q, W)
         error = (logits.sigmoid() - target.to(logits.dtype)).square().mean(-1)  # (B, Q)
         return task_mean(error, known(episode.query_y, episode.query_mask)), accuracy_metric(logits, episode)
 
-    @torch.no_grad()
-    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
-        """Log probabilities of the queries, (B, Q, W)."""
-        self.eval()
+    def forward(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.forward`."""
         return self._logits(episode).log_softmax(-1)
 
     def embed(self, x: Tensor) -> Tensor:
