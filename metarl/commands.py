@@ -287,7 +287,7 @@ def _names_few_shot_learner(arguments: Sequence[str]) -> bool:
     if peek(arguments, "--data") is not None:
         return True
     only_there = set(few_shot.names()) - set(learners.names())
-    return bool(arguments) and arguments[0] in only_there and peek(arguments, "--env") is None
+    return bool(arguments) and arguments[0] in only_there
 
 
 def _names_few_shot_run(arguments: Sequence[str]) -> bool:

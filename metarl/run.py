@@ -149,7 +149,16 @@ def _refuse_other_layout(run: LoadedRun, spec: Spec) -> None:
 
 
 def read_config(values: Mapping[str, Any], path: Path, device: str | None = None) -> RunConfig:
-    """Read the configuration of a run folder; `device` replaces the one it was trained on."""
+    """Read the configuration of a run folder; `device` replaces the one it was trained on.
+
+    Raises:
+        CheckpointError: it is damaged, or of a few-shot learner.
+    """
+    if "learner" in values and "algorithm" not in values:
+        raise CheckpointError(
+            f"{path} is a run of the few-shot learner {values['learner']} on {values.get('data')}: "
+            "`metarl evaluate` takes it, other commands do not."
+        )
     try:
         return RunConfig.from_json(dict(values) | ({} if device is None else {"device": device}))
     except MetarlError as error:

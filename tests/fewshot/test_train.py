@@ -184,6 +184,7 @@ def test_the_command_line_trains_resumes_and_evaluates(small_data, tmp_path, cap
     ("arguments", "complaint"),
     [
         (["protonet"], "name a data set with --data. Available: omniglot, spoken-digits"),
+        (["protonet", "--env", "track"], "protonet is a few-shot learner: name a data set with --data."),
         (["protonet", "--data", "omniglod"], "unknown data set 'omniglod'. Did you mean 'omniglot'?"),
         (["protonot", "--data", "omniglot"], "unknown few-shot learner 'protonot'. Did you mean 'protonet'?"),
         (["protonet", "--data", "omniglot", "--wayz", "5"], "unrecognized option --wayz. Did you mean --ways?"),
@@ -207,6 +208,9 @@ def test_a_few_shot_run_is_evaluated_with_the_ways_of_its_head_alone(small_data,
     assert "fomaml" in capsys.readouterr().out
     assert run("evaluate", out, "--num-tasks", 2, "--queries", 2, "--shots", 1, "--ways", 4, *where) == 2
     assert "has 3 outputs and cannot judge 4-way tasks" in capsys.readouterr().err
+    for command in ("record", "compare", "explain"):
+        assert run(command, out) == 2
+        assert "is a run of the few-shot learner fomaml on omniglot" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("learner", learners.names())
