@@ -44,7 +44,7 @@ def _refuse_without_compiler(device: str | torch.device) -> None:
     try:
         _compiled(lambda x: x + 1.0)(torch.zeros(8, device=device))
     except Exception as error:  # what inductor raises depends on what is missing
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split("\n")[:2]).strip()  # the second line names it
         raise DeviceError(
             f"torch.compile does not work here ({reason}). It needs a C++ compiler such as g++, "
             f"or train without --compile-env."

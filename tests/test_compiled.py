@@ -11,12 +11,12 @@ from metarl.worlds import ProcessSpec
 def test_a_machine_that_cannot_compile_is_told_what_is_missing(monkeypatch):
     def no_compiler(function, **_):
         def fail(*_):
-            raise RuntimeError("no g++ found\nand much more")
+            raise RuntimeError("raised:\nno g++ found\nand much more")
 
         return fail
 
     monkeypatch.setattr(torch, "compile", no_compiler)
-    with pytest.raises(DeviceError, match=r"does not work here \(no g\+\+ found\).*--compile-env"):
+    with pytest.raises(DeviceError, match=r"does not work here \(raised: no g\+\+ found\).*--compile-env"):
         compile_spec(envs.make_spec("bandit"))
 
 
