@@ -28,7 +28,7 @@ from metarl.errors import MetarlError
 from metarl.fewshot.config import FewShotConfig
 from metarl.fewshot.data import make_options, open_data
 from metarl.fewshot.data.omniglot import official_runs
-from metarl.fewshot.evaluate import FewShotEvaluation, evaluate_few_shot, judge_episode
+from metarl.fewshot.evaluate import FewShotEvaluation, evaluate_few_shot, judge_episode, sharing_features
 from metarl.fewshot.pictures import reliability_diagram
 from metarl.fewshot.presets import preset
 from metarl.fewshot.run import LoadedFewShotRun, load_few_shot_run
@@ -126,11 +126,12 @@ def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argpa
     """Evaluate a run on every split and kind of task."""
     config, num_tasks = run.config, 20 if arguments.quick else arguments.num_tasks
     source = open_data(config.data, config.data_options, arguments.data_dir, device=config.device)
+    learner, source = sharing_features(run.learner, source)
     evaluations: list[FewShotEvaluation] = []
     for split, pairing, (ways, shots) in product(table.splits, table.pairings, row.kinds):
         shape = EpisodeShape(ways=ways, shots=shots, queries=table.queries, pairing=pairing)
         judged = evaluate_few_shot(
-            run.learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
+            learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
         )
         evaluations.append(judged)
     result: dict[str, Any] = {

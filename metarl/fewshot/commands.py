@@ -53,7 +53,7 @@ def evaluate(arguments: list[str]) -> int:
     import torch
 
     from metarl.fewshot.data.omniglot import official_runs
-    from metarl.fewshot.evaluate import evaluate_few_shot, judge_episode, table
+    from metarl.fewshot.evaluate import evaluate_few_shot, judge_episode, sharing_features, table
     from metarl.fewshot.pictures import embedding_picture, episode_picture, reliability_diagram
     from metarl.fewshot.run import load_few_shot_run, open_source
     from metarl.fewshot.sampler import EpisodeShape
@@ -84,13 +84,14 @@ def evaluate(arguments: list[str]) -> int:
     pairing = options.pairing or run.config.training.pairing
     evaluations = []
     for loaded in runs:
+        learner, tasks = sharing_features(loaded.learner, source)
         for ways in options.ways or _usual_ways(loaded, source.num_classes(options.split)):
             for shots in options.shots or (1, 5):
                 shape = EpisodeShape(ways=ways, shots=shots, queries=options.queries, pairing=pairing)
                 evaluations.append(
                     evaluate_few_shot(
-                        loaded.learner,
-                        source,
+                        learner,
+                        tasks,
                         shape,
                         name=_label(loaded, runs),
                         split=options.split,
