@@ -20,6 +20,7 @@ class Row:
         preset: what it is trained with.
         training, settings: differences from the preset.
         label: what tells it from other rows of the learner.
+        queries: of a class, in the judgement; several for several evaluations.
     """
 
     learner: str
@@ -28,6 +29,7 @@ class Row:
     training: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     label: str = ""
+    queries: Sequence[int] = (15,)
 
     @property
     def name(self) -> str:
@@ -47,7 +49,6 @@ class FewShotTable:
         published: row or method -> kind of task -> accuracy in per cent.
         source: where those numbers are from.
         has_official_runs: judge on Lake's 20 official runs too.
-        queries: of a class, in the judgement.
         pairings: where queries come from, in the judgement; several for several evaluations.
     """
 
@@ -58,7 +59,6 @@ class FewShotTable:
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     source: str = ""
     has_official_runs: bool = False
-    queries: int = 15
     pairings: Sequence[str] = ("any",)
 
 
@@ -99,9 +99,10 @@ TABLES: dict[str, FewShotTable] = {
         rows=(
             Row("protonet", FOUR),
             Row("matching", FOUR),
-            Row("maml", ((5, 1),)),
-            Row("maml", ((5, 5),), training={"shots": 5}, label="5-shot"),
-            Row("maml", ((20, 1),), preset="20-way", label="20-way"),
+            # MAML was published with as many queries as shots, which one batch of the normalisation consists of.
+            Row("maml", ((5, 1),), queries=(15, 1)),
+            Row("maml", ((5, 5),), training={"shots": 5}, label="5-shot", queries=(15, 5)),
+            Row("maml", ((20, 1),), preset="20-way", label="20-way", queries=(15, 1)),
         ),
         splits=("test", "test-upright"),
         published={
