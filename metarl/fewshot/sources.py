@@ -12,8 +12,8 @@ from metarl.fewshot.data.pack import PackedData
 from metarl.fewshot.sampler import EpisodeSampler, EpisodeShape, episode_of
 from metarl.fewshot.types import Episode
 
-_SAMPLES_AT_ONCE = 500
-"""Whose features are computed in one batch."""
+_SAMPLES_AT_ONCE = 100
+"""Whose features are computed in one batch; with Conv4 on a CPU larger ones took up to twice as long."""
 
 
 class EpisodeSource(Protocol):
