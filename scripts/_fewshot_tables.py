@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from metarl.fewshot.presets import METRIC
+
 Kind = tuple[int, int]
 """(ways, shots)."""
 
@@ -84,6 +86,9 @@ ALL = (
     "bmaml",
     "platipus",
 )
+SHORT = {"meta_batch_size": 4, "queries": 5, "lr": 2e-3}
+"""Of learners that adapt weights, where a training lasts a minute: MAML then came to 88 % on 200 validation tasks, with
+8 tasks and Adam 1e-3 to 85 % (one seed)."""
 BAYESIAN = ("maml", "abml", "vampire", "bmaml", "platipus", "protonet", "cnp")
 
 _SURFACES = ("asphalt", "flooring", "ice", "sandy_loam", "snow")
@@ -124,7 +129,10 @@ TABLES: dict[str, FewShotTable] = {
         source="Nguyen et al. 2020, original split",
         has_official_runs=True,
     ),
-    "omniglot-calibration": FewShotTable(data="omniglot", rows=tuple(Row(name, ((5, 1),)) for name in ALL)),
+    "omniglot-calibration": FewShotTable(
+        data="omniglot",
+        rows=tuple(Row(name, ((5, 1),), training={} if name in (*METRIC, "reptile") else SHORT) for name in ALL),
+    ),
     "borealtc": FewShotTable(
         data="borealtc",
         rows=(Row("protonet", ((5, 1), (5, 5), (5, 20), (4, 5))),),

@@ -100,7 +100,7 @@ def episode_picture(path: Path, episode: Episode, log_probs: Tensor, names: Sequ
             color = _RIGHT if answer == way else _WRONG
             _sample(panels[way][column], task.query_x[0, sample])
             panels[way][column].set_title(f"{answer + 1}: {100 * sure:.0f} %", fontsize=8, color=color)
-    figure.suptitle(f"class, {shots} of its support   |   queries with answer and confidence", fontsize=10)
+    figure.suptitle(f"class, support ({shots} of a class)   |   queries with answer and confidence", fontsize=10)
     return _save(figure, path)
 
 
