@@ -229,18 +229,21 @@ def is_goal_seen(goal: str) -> bool:
     return goal == "seen"
 
 
-def held_success(state: Arrays, holds: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Success once a criterion has held for `HOLD_STEPS` control steps in a row.
+def held_success(
+    state: Arrays, holds: Tensor, num_steps: Tensor | int = HOLD_STEPS
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Success once a criterion has held for some control steps in a row.
 
     Args:
         state: "held", "age" and "solved_at", (N,) in steps, zero at the start.
         holds: (N,) bool or 0 and 1, whether the criterion holds now.
+        num_steps: how long it has to hold, a number or (N,).
 
     Returns:
         (N,) bool, and the state after the step; "solved_at" is the age at the first success, 0 before.
     """
     held, age = (state["held"] + 1.0) * holds, state["age"] + 1.0
-    success = held >= HOLD_STEPS
+    success = held >= num_steps
     solved_at = torch.where(success & (state["solved_at"] == 0.0), age, state["solved_at"])
     return success, {"held": held, "age": age, "solved_at": solved_at}
 

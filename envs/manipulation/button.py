@@ -15,7 +15,7 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 PLACE    x .5, y 0 m
 SUCCESS  pressed by at least 0.9 travel for 10 control steps (0.2 s) in a row
-PROGRESS depth / (0.9 travel), at most 1
+BAND     of the reward, all of the way: closeness is depth / (0.9 travel), at most 1
 END      after 150 control steps (3 s), never earlier
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the button, as in `reach`
 FEEDBACK 1 where the joint is where success wants it, else 0
@@ -55,7 +55,6 @@ GOAL = Goal(
     start=lambda task: torch.zeros_like(task["travel"]),
     target=lambda task: PRESSED * task["travel"],
     tolerance=0.0,
-    is_exact=False,
     place_m=(0.5, 0.0),
 )
 

@@ -1,4 +1,4 @@
-"""door-open and door-close: a hinged door whose place, direction, friction and spring are unknown.
+"""door-open and door-close: set a hinged door to a hidden angle; place, direction, friction and spring are hidden too.
 
 TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
     frame_x, frame_y  m          -.08 .. .08                    +-.08-.12   place of the handle, seen with an error
@@ -8,23 +8,25 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
     damping           N m s/rad  .1 .. 3 log                    3-6         of the hinge, hidden
     stiffness         N m/rad    0 .. 3                         3-5         spring, hidden; at rest at the start
     mass              kg         .5 .. 3                        3-5         of the panel, hidden
+    angle, door-open  rad        .15 .. 1.1      (.5, .65)      1.1-1.3     asked for, hidden
+    angle, door-close rad        0 .. .65        (.25, .35)     .65-.75     asked for, hidden: shut, or ajar
     handedness        1          1                              -1          hinge on the right; on the left, hidden
-    What makes adaptation needed is the error of what is seen; the mechanics alone would not: the fingers (3.6 cm) have
-    to come down in the 5.6 cm between handle and panel. The scripted expert opens 13 of 100 doors where it trusts the
-    camera and assumes the middle of all other ranges, and all of them when told.
+    What makes adaptation needed is the angle, which has to be searched for, and the error of what is seen: the fingers
+    (3.6 cm) have to come down in the 5.6 cm between handle and panel. Angle, yaw and frictionloss are the key
+    parameters.
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 
                     door-open                         door-close
 START of the hinge  0                                 0.9 rad
 PLACE of the handle x .58, y 0 m at the start         x .45, y 0 m at the start
-SUCCESS, held 0.2 s angle >= 0.8 rad                  angle <= 0.05 rad
-PROGRESS            angle / 0.8 rad, at most 1        1 - angle / 0.9 rad, at least 0
+SUCCESS, held 1 s   within 0.08 rad of the angle that is asked for
+BAND of the reward  0.2 rad
 END                 after 150 control steps (3 s), never earlier
 
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
 FEEDBACK 1 where the joint is where success wants it, else 0
-Yaw and frictionloss are the key parameters. Source: after robosuite's Door (place +-1 cm, yaw .25 rad, damping .1).
+Source: after robosuite's Door (place +-1 cm, yaw .25 rad, damping .1).
 """
 
 from __future__ import annotations
@@ -44,8 +46,13 @@ from envs.manipulation.fixtures import DOOR
 from metarl.env import EnvSpec
 from metarl.tasks import Choice, Parameter, Uniform
 
-OPEN_RAD, AJAR_RAD, CLOSED_RAD = 0.8, 0.9, 0.05
-"""Open enough; where closing starts; closed enough."""
+AJAR_RAD = 0.9
+"""Where closing starts."""
+TOLERANCE_RAD, BAND_RAD = 0.08, 0.2
+
+OPENED = Uniform(0.15, 1.1, (0.5, 0.65), ((1.1, 1.3),))
+SHUT = Uniform(0.0, 0.65, (0.25, 0.35), ((0.65, 0.75),))
+"""Angles that are asked for."""
 
 PARAMETERS = (
     *pose_parameters(),
@@ -55,53 +62,57 @@ PARAMETERS = (
     Parameter("mass", "kg", Uniform(0.5, 3.0, shell=((3.0, 5.0),)), "of the panel, hidden"),
     Parameter("handedness", "1", Choice((1.0,), held_out=(-1.0,)), "1: hinge on the right, -1: on the left, hidden"),
 )
-SHIFTS = {"left-hinged": ("handedness",), "mechanics": ("frictionloss", "damping", "stiffness", "mass")}
+SHIFTS = {
+    "angle": ("angle",),
+    "left-hinged": ("handedness",),
+    "mechanics": ("frictionloss", "damping", "stiffness", "mass"),
+}
 
 OPEN = Goal(
-    start=lambda task: torch.zeros_like(task["yaw"]),
-    target=lambda task: torch.full_like(task["yaw"], OPEN_RAD),
-    tolerance=0.0,
-    is_exact=False,
+    start=lambda task: torch.zeros_like(task["angle"]),
+    target=lambda task: task["angle"].clone(),
+    tolerance=TOLERANCE_RAD,
     place_m=(0.58, 0.0),
+    band=BAND_RAD,
 )
 CLOSE = Goal(
-    start=lambda task: torch.full_like(task["yaw"], AJAR_RAD),
-    target=lambda task: torch.zeros_like(task["yaw"]),
-    tolerance=CLOSED_RAD,
-    is_exact=False,
+    start=lambda task: torch.full_like(task["angle"], AJAR_RAD),
+    target=lambda task: task["angle"].clone(),
+    tolerance=TOLERANCE_RAD,
     place_m=(0.45, 0.0),
+    band=BAND_RAD,
 )
 
 
 def make_open(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden") -> EnvSpec:
-    """door-open: pull a closed door open by 0.8 rad; the module's docstring is the spec sheet.
+    """door-open: pull a closed door open to a hidden angle; the module's docstring is the spec sheet.
 
     Args:
         horizon: control steps of an episode.
         action: "hand" or "joint".
-        goal: "hidden" or "seen", whether the observation tells where the handle of the open door is.
+        goal: "hidden" or "seen", whether the observation tells where the handle shall be.
     """
-    return _make("door-open", "hidden frame, hinge and side; pull it open", OPEN, horizon, action, goal)
+    return _make("door-open", "door to be pulled open to a hidden angle", OPEN, OPENED, horizon, action, goal)
 
 
 def make_close(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden") -> EnvSpec:
-    """door-close: push a door that stands open shut; the module's docstring is the spec sheet.
+    """door-close: push an open door to a hidden angle; the module's docstring is the spec sheet.
 
     Args:
         horizon: control steps of an episode.
         action: "hand" or "joint".
-        goal: "hidden" or "seen", whether the observation tells where the handle of the shut door is.
+        goal: "hidden" or "seen", whether the observation tells where the handle shall be.
     """
-    return _make("door-close", "hidden frame, hinge and side; push it shut", CLOSE, horizon, action, goal)
+    return _make("door-close", "door to be pushed to a hidden angle", CLOSE, SHUT, horizon, action, goal)
 
 
-def _make(name: str, what: str, goal: Goal, horizon: int, action: str, shown: str) -> EnvSpec:
+def _make(name: str, what: str, goal: Goal, angle: Uniform, horizon: int, action: str, shown: str) -> EnvSpec:
     task = FixtureTask(
         name=name,
         description=f"seven-joint arm, {what}",
         fixture=DOOR,
         goal=goal,
-        parameters=PARAMETERS,
+        parameters=(Parameter("angle", "rad", angle, "asked for, hidden"), *PARAMETERS),
         unit="rad",
         model_fields=MIRRORED_FIELDS,
         configure=mirror,

@@ -12,7 +12,8 @@ TASK PARAMETERS (train range; interpolation hole; held out)
     view_x, view_y    m    -.02 .. .02                  error of the observed object or handle, hidden
     amount            1    0 .. 1       (.4, .6)        hidden size of the task: goal height of reach .08-.38 m,
                                                         distance of push .12-.2 m, half size of the block of grasp
-                                                        1.6-2.6 cm, travel of drawers 12-22, window 10-20, button 2-4 cm
+                                                        1.6-2.6 cm, angle of doors .1-.7 rad, travel of drawers 4-17,
+                                                        window 4-20, button 2-4 cm
     direction         rad  -3.1 .. 3.1                  hidden direction of push; its sign is the side of window
     friction          1    .5 .. 2 log  (.85, 1.2)      hidden, times the family's own
     damping           1    .5 .. 2 log                  hidden, of joint and spring of fixtures, times the family's own
@@ -29,13 +30,15 @@ TASK PARAMETERS (train range; interpolation hole; held out)
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION as in `layout`: the object of push and grasp, or the
     handle, displaced by view; no goal (hidden)
-REWARD, SUCCESS as in the family's own environment, success for 10 control steps (0.2 s) in a row in each of them
+REWARD, SUCCESS as in the family's own environment; reach and push, too, have to hold for 10 control steps (0.2 s)
 END      after 150 control steps (3 s), never earlier
 METRICS  success_<family>: 1 if the task was solved, else 0; NaN in tasks of other families
 Source: the split in families seen and never seen is that of ML10, Yu et al. 2020, "Meta-World".
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import mujoco
 import torch
@@ -57,6 +60,7 @@ from envs.manipulation.families_tables import (
 )
 from envs.manipulation.fixture_env import (
     MODEL_FIELDS,
+    Ids,
     decorate,
     ids_of,
     joint_error,
@@ -102,69 +106,6 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
     model = arm7.compile_scene(_build(is_drawn=False))
     ids = tuple(ids_of(model, fixture) for fixture in FIXTURES)
     body_id, geom_id = block.body_and_geom(model, "block")
-
-    def configure(task: Arrays, fields: dict[str, Tensor]) -> dict[str, Tensor]:
-        own = dict(fields)
-        for i, where in enumerate(ids):
-            named = mechanics(task, i) | {"start": task["fixture_starts"][:, i]}
-            set_mechanics(named, own, where)
-            if FIXTURES[i] is BUTTON:
-                set_stop(named, own, where)
-        half = task["block_size"]
-        own["geom_size"][:, geom_id] = half
-        own["geom_pos"][:, geom_id, 2] = half[:, 2]
-        own["geom_friction"][:, geom_id, 0] = task["block_friction"]
-        own["body_gravcomp"][:, body_id] = 1.0 - task["is_block"][:, 0]  # else it would fall from where it is kept
-        return own | block.set_mass(own, body_id, task["block_mass"], half)
-
-    def parts(task: Arrays, data: Arrays, state: Arrays) -> layout.Parts:
-        is_block, is_fixture = task["is_block"], task["is_fixture"]
-        handle = data["site_xpos"].gather(1, task["handle_site"])[:, 0]
-        velocity = data["sensordata"].gather(1, task["handle_velocity"]) * is_fixture
-        joint = torch.cat([_position(task, data), data["qvel"].gather(1, task["joint_dof"])], 1)
-        return layout.Parts(
-            object_pos=is_block * block.position(data) + is_fixture * handle + task["view"],
-            object_rotation=is_block * layout.first_columns(data["xmat"][:, body_id]),
-            object_velocity=is_block * block.velocity(data) + torch.cat([velocity, torch.zeros_like(velocity)], 1),
-            fixture=is_fixture * joint,
-        )
-
-    def score(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
-        tcp, pinch = data["site_xpos"][:, arm7.TCP], data["site_xpos"][:, arm7.PINCH]
-        handle = data["site_xpos"].gather(1, task["handle_site"])[:, 0]
-        apart = torch.stack(
-            [
-                task["goal"] - tcp,
-                (task["goal"] - block.position(data)) * task["in_plane"],
-                data["geom_xpos"][:, geom_id] - tcp,
-                data["geom_xpos"][:, geom_id] - pinch,
-                handle - tcp,
-            ],
-            1,
-        )
-        distance = torch.linalg.vector_norm(apart, dim=2)  # (N, 5)
-        near = 1.0 - torch.tanh(reach.DISTANCE_SCALE * distance)
-        height = block.position(data)[:, 2]
-        grasped = (data["sensordata"][:, grasp.TOUCH] > 0.5).all(1).to(near.dtype)
-        lifted = (height / grasp.LIFT_M).clamp(0.0, 1.0)
-        error = joint_error(task, _position(task, data)[:, 0])
-        rewards = [
-            near[:, 0],
-            0.25 * near[:, 2] + 0.75 * near[:, 1],
-            0.2 * near[:, 3] + grasped * (0.2 + 0.6 * lifted),
-            reward_of(task, distance[:, 4], error),
-        ]
-        holds = [
-            distance[:, 0] < reach.SUCCESS_M,
-            distance[:, 1] <= push.SUCCESS_M,
-            (grasped > 0.5) & (height >= grasp.LIFT_M),
-            error <= task["tolerance"],
-        ]
-        held = (state["held"] + 1.0) * _select(task, holds)
-        success = held >= HOLD_STEPS
-        solved = torch.maximum(state["solved"], success.to(held.dtype))
-        return Score(_select(task, rewards), success, {"held": held, "solved": solved})
-
     return make_arm_env(
         ArmTask(
             name="families",
@@ -173,12 +114,12 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
             scene=_drawn,
             parameters=PARAMETERS,
             start=_start,
-            parts=parts,
-            score=score,
+            parts=partial(_parts, body_id),
+            score=partial(_score, geom_id),
             expert=expert,
             data_fields=("sensordata", "xmat", "geom_xpos"),
             model_fields=(*MODEL_FIELDS, *_BLOCK_FIELDS),
-            configure=configure,
+            configure=partial(_configure, ids, body_id, geom_id),
             uses_set_const=True,
             derive=lambda task: derive(task, ids),
             metrics=Metrics(tuple(f"success_{name}" for name in FAMILIES), _metrics),
@@ -189,6 +130,74 @@ def make_spec(horizon: int = HORIZON, action: str = "hand") -> EnvSpec:
         action,
         horizon,
     )
+
+
+def _configure(
+    ids: tuple[Ids, ...], body_id: int, geom_id: int, task: Arrays, fields: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Model fields of all fixtures and of the block."""
+    own = dict(fields)
+    for i, where in enumerate(ids):
+        named = mechanics(task, i) | {"start": task["fixture_starts"][:, i]}
+        set_mechanics(named, own, where)
+        if FIXTURES[i] is BUTTON:
+            set_stop(named, own, where)
+    half = task["block_size"]
+    own["geom_size"][:, geom_id] = half
+    own["geom_pos"][:, geom_id, 2] = half[:, 2]
+    own["geom_friction"][:, geom_id, 0] = task["block_friction"]
+    own["body_gravcomp"][:, body_id] = 1.0 - task["is_block"][:, 0]  # else it would fall from where it is kept
+    return own | block.set_mass(own, body_id, task["block_mass"], half)
+
+
+def _parts(body_id: int, task: Arrays, data: Arrays, state: Arrays) -> layout.Parts:
+    """What is seen: the block, or the handle of the task's fixture."""
+    is_block, is_fixture = task["is_block"], task["is_fixture"]
+    velocity = data["sensordata"].gather(1, task["handle_velocity"]) * is_fixture
+    joint = torch.cat([_position(task, data), data["qvel"].gather(1, task["joint_dof"])], 1)
+    return layout.Parts(
+        object_pos=is_block * block.position(data) + is_fixture * _handle(task, data) + task["view"],
+        object_rotation=is_block * layout.first_columns(data["xmat"][:, body_id]),
+        object_velocity=is_block * block.velocity(data) + torch.cat([velocity, torch.zeros_like(velocity)], 1),
+        fixture=is_fixture * joint,
+    )
+
+
+def _score(geom_id: int, task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
+    """Reward and criterion of each of the four kinds, of which the task's own counts."""
+    tcp, pinch = data["site_xpos"][:, arm7.TCP], data["site_xpos"][:, arm7.PINCH]
+    apart = torch.stack(
+        [
+            task["goal"] - tcp,
+            (task["goal"] - block.position(data)) * task["in_plane"],
+            data["geom_xpos"][:, geom_id] - tcp,
+            data["geom_xpos"][:, geom_id] - pinch,
+            _handle(task, data) - tcp,
+        ],
+        1,
+    )
+    distance = torch.linalg.vector_norm(apart, dim=2)  # (N, 5)
+    near = 1.0 - torch.tanh(reach.DISTANCE_SCALE * distance)
+    height = block.position(data)[:, 2]
+    grasped = (data["sensordata"][:, grasp.TOUCH] > 0.5).all(1).to(near.dtype)
+    lifted = (height / grasp.LIFT_M).clamp(0.0, 1.0)
+    error = joint_error(task, _position(task, data)[:, 0])
+    rewards = [
+        near[:, 0],
+        0.25 * near[:, 2] + 0.75 * near[:, 1],
+        0.2 * near[:, 3] + grasped * (0.2 + 0.6 * lifted),
+        reward_of(task, distance[:, 4], error),
+    ]
+    holds = [
+        distance[:, 0] < reach.SUCCESS_M,
+        distance[:, 1] <= push.SUCCESS_M,
+        (grasped > 0.5) & (height >= grasp.LIFT_M),
+        error <= task["tolerance"],
+    ]
+    held = (state["held"] + 1.0) * _select(task, holds)
+    success = held >= torch.where(task["is_fixture"][:, 0] > 0.5, task["hold_steps"], HOLD_STEPS)
+    solved = torch.maximum(state["solved"], success.to(held.dtype))
+    return Score(_select(task, rewards), success, {"held": held, "solved": solved})
 
 
 def _build(is_drawn: bool, half_size: tuple[float, float, float] = (0.02, 0.02, 0.02)) -> mujoco.MjSpec:
@@ -220,6 +229,11 @@ def _start(task: Arrays, noise: Noise) -> Start:
     }
     zero = torch.zeros_like(task["family"])
     return Start({"held": zero, "solved": zero.clone()}, writes)
+
+
+def _handle(task: Arrays, data: Arrays) -> Tensor:
+    """Where the handle of the task's fixture is, (N, 3)."""
+    return data["site_xpos"].gather(1, task["handle_site"])[:, 0]
 
 
 def _position(task: Arrays, data: Arrays) -> Tensor:

@@ -33,6 +33,8 @@ PUSH_FRICTION, GRASP_FRICTION, PUSH_MASS_KG, GRASP_MASS_KG = 0.35, 0.6, 0.15, 0.
 AWAY_M, ABOVE_M = (0.0, 0.0, -3.0), (0.0, 0.0, 30.0)
 """Where fixtures and blocks are that a task does not need: below the floor; above everything."""
 
+JOINT = ("frictionloss", "damping", "stiffness", "mass")
+"""What the joint of a fixture has; `joint_...` in the tables, apart from the task's factors."""
 FIXTURES = (DOOR, DRAWER, BUTTON, WINDOW)
 
 
@@ -61,20 +63,22 @@ MEMBERS = (
 )
 MECHANICS = ((0.3, 0.5, 1.0, 1.2), (0.6, 3.0, 10.0, 0.6), (0.6, 20.0, 300.0, 0.12), (0.8, 5.0, 10.0, 0.8))
 """Friction, damping, stiffness and mass of each fixture where the task's factors are 1."""
-TRAVEL_M = ((0.0, 0.0), (0.12, 0.1), (0.02, 0.02), (0.1, 0.1))
-"""Travel of each fixture at amount 0, and how much more at 1."""
+TRAVEL = ((0.1, 0.6), (0.04, 0.13), (0.02, 0.02), (0.04, 0.16))
+"""Angle or travel of each fixture at amount 0, and how much more at 1, rad or m."""
 
 
 def mechanics(task: Arrays, fixture: int) -> dict[str, Tensor]:
     """The parameters of a fixture's own environment, (N,) each, without place and camera."""
     friction, damping, stiffness, mass = MECHANICS[fixture]
-    low, span = TRAVEL_M[fixture]
+    low, span = TRAVEL[fixture]
+    travel = low + span * task["amount"]
     return {
         "frictionloss": friction * task["friction"],
         "damping": damping * task["damping"],
         "stiffness": stiffness * task["damping"],
         "mass": mass * task["mass"],
-        "travel": low + span * task["amount"],
+        "angle": travel,
+        "travel": travel,
         "direction": torch.where(task["direction"] < 0.0, -1.0, 1.0),
     }
 
@@ -115,7 +119,7 @@ def _of_fixtures(task: Arrays, masks: list[Tensor], ids: tuple[Ids, ...]) -> dic
         own = mechanics(task, member.fixture)
         named = {**task, **own}
         placed = place(FIXTURES[member.fixture], member.goal, named)
-        placed |= {"frictionloss": own["frictionloss"], "stiffness": own["stiffness"]}
+        placed |= {f"joint_{name}": own[name] for name in JOINT}
         for name, value in placed.items():
             wide = mask.view(-1, *[1] * (value.dim() - 1))
             chosen[name] = torch.where(wide, value, chosen.get(name, value))
@@ -173,12 +177,13 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
     error = task["view"] * task["arm_obs_scale"][:, columns]
     true = torch.cat([obs[:, : columns.start], obs[:, columns] - error, obs[:, columns.stop :]], 1)
     named = {**task, "friction": task["block_friction"], "mass": task["block_mass"]}
-    door_, drawer_, window_ = (hook(fixture, task, true) for fixture in (DOOR, DRAWER, WINDOW))
+    of_joint = {**task, **{name: task[f"joint_{name}"] for name in JOINT}}
+    door_, drawer_, window_ = (hook(fixture, of_joint, true) for fixture in (DOOR, DRAWER, WINDOW))
     actions = [torch.zeros_like(door_)] * len(FAMILIES)
     actions[REACH] = steer(true, task["goal"], torch.zeros_like(task["family"]))
     actions[PUSH], actions[GRASP] = push.expert(named, true), grasp.expert(named, true)
     actions[DOOR_OPEN] = actions[DOOR_CLOSE] = door_
     actions[DRAWER_OPEN] = actions[DRAWER_CLOSE] = drawer_
-    actions[PRESS], actions[SLIDE] = press(BUTTON, task, true), window_
+    actions[PRESS], actions[SLIDE] = press(BUTTON, of_joint, true), window_
     # Those of other families may be anything, so they are masked, not weighted.
     return torch.where(task["member"].unsqueeze(2), torch.stack(actions, 1), 0.0).sum(1)

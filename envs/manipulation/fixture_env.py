@@ -1,14 +1,21 @@
 """An environment of the arm and one fixture: what doors, drawers, buttons, levers and windows share.
 
-The position of the fixture's joint has to come from a start to a target. With q the position after the step,
+The fixture's joint has to be set to a hidden position and stay there (a button: has to be pressed). Nothing that is
+observed tells the position, and the reward tells it only within a narrow band: away from the band it is flat, so it
+does not even say in which direction to go on. The position has to be searched for along the joint's way, at the cost
+of the rewards of that time; who remembers it can go there at once in the next episode. Without a band, with a reward
+that grows all the way to the target, feedback was enough and knowing the task was worth next to nothing. A reward
+within a radius of the goal only is that of PEARL's sparse point robot (Rakelly et al. 2019).
 
-    error     |q - target| where the target is a position (`is_exact`), how far it falls short of the target otherwise
-    progress  1 - error / |target - start|, within [0, 1]; with a hidden side 1 - error / 2 |target - start|,
-              so that it is 1/2 at the start and falls on the wrong side
-    reward    0.25 (1 - tanh(5 d)) + 0.75 progress, d the distance (m) of tcp and handle; in [0, 1]
-    success   error <= tolerance for 10 control steps (0.2 s) in a row
-    feedback  1 where error <= tolerance, else 0
-    metrics   the error after the last step; time to the first success, NaN without
+With q the position of the joint after the step,
+
+    error      |q - target|; where the target is a threshold, how far q falls short of it
+    closeness  1 - error / band, at least 0
+    reward     0.25 (1 - tanh(5 d)) + 0.75 closeness, d the distance (m) of tcp and handle; in [0, 1]
+    success    error <= tolerance for 50 control steps (1 s) in a row, for 10 (0.2 s) where the target is a threshold;
+               sweeping over the target is no success
+    feedback   1 where error <= tolerance, else 0
+    metrics    the error after the last step; time to the first success, NaN without
 
 Hidden parameters that all have, beside those of their own
     frame_x, frame_y  m    where the handle is at the start of an episode, from the environment's usual place
@@ -33,7 +40,15 @@ import torch
 from torch import Tensor
 
 from envs.manipulation import arm7, layout, scene
-from envs.manipulation.arm_env import ArmTask, Score, held_success, is_goal_seen, make_arm_env, time_to_success
+from envs.manipulation.arm_env import (
+    HOLD_STEPS,
+    ArmTask,
+    Score,
+    held_success,
+    is_goal_seen,
+    make_arm_env,
+    time_to_success,
+)
 from envs.manipulation.fixture_experts import hook, press
 from envs.manipulation.fixtures import Fixture, turned
 from envs.reaching import SIGNAL_NAMES, spatial_reaching_signals
@@ -47,6 +62,8 @@ EYE_M, LOOK_AT_M, FOVY_DEG = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24), 36.0
 """Of the camera."""
 JOINT = DOF = arm7.NUM_JOINTS
 """The fixture's joint comes after the arm's."""
+SETTLED_STEPS = 50
+"""Control steps in a row, 1 s, for which a joint has to stay where it was asked for."""
 HANDLE = 2
 """Site of the handle."""
 HANDLE_VELOCITY = slice(3, 6)
@@ -84,17 +101,16 @@ class Goal:
         start: task -> (N,) position of the joint at the start.
         target: task -> (N,).
         tolerance: largest error of a success.
-        is_exact: the target is a position, not a threshold.
-        is_two_sided: the target may lie on either side of the start.
         place_m: (x, y) of the handle at the start, where frame_x and frame_y are zero.
+        band: error from which on the reward tells nothing; None: the target is a threshold, and the reward tells it
+            from the start on.
     """
 
     start: Callable[[Arrays], Tensor]
     target: Callable[[Arrays], Tensor]
     tolerance: float
-    is_exact: bool
     place_m: tuple[float, float]
-    is_two_sided: bool = False
+    band: float | None = None
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,8 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
     def score(named: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
         error = joint_error(named, data["qpos"][:, JOINT])
         distance = torch.linalg.vector_norm(data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP], dim=1)
-        return Score(reward_of(named, distance, error), *held_success(state, error <= named["tolerance"]))
+        held = held_success(state, error <= named["tolerance"], named["hold_steps"])
+        return Score(reward_of(named, distance, error), *held)
 
     def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
         return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time_to_success(state)], 1)
@@ -228,7 +245,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
 
 
 def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
-    """Tables of the task: start, target and tolerance of the joint, pose of the fixture, error of the camera.
+    """Tables of the task: start, target and its tolerance, pose of the fixture, error of the camera.
 
     The fixture is put where its handle is at the place of the task when the joint is at its start.
     """
@@ -243,8 +260,9 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
         "start": start,
         "target": target,
         "tolerance": zero + goal.tolerance,
-        "is_exact": zero + float(goal.is_exact),
-        "way": (target - start).abs() * (1.0 + goal.is_two_sided),
+        "is_exact": zero + float(goal.band is not None),
+        "band": (target - start).abs() if goal.band is None else zero + goal.band,
+        "hold_steps": zero + (HOLD_STEPS if goal.band is None else SETTLED_STEPS),
         "side": side,
         "fixture_pos": frame - handle,
         "fixture_quat": torch.stack([(yaw / 2).cos(), zero, zero, (yaw / 2).sin()], 1),
@@ -299,8 +317,8 @@ def joint_error(task: Arrays, position: Tensor) -> Tensor:
 
 def reward_of(task: Arrays, distance: Tensor, error: Tensor) -> Tensor:
     """The reward of the module, (N,), at a distance of hand and handle and an error of the joint."""
-    progress = (1.0 - error / task["way"]).clamp(0.0, 1.0)
-    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * progress
+    closeness = (1.0 - error / task["band"]).clamp(min=0.0)
+    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * closeness
 
 
 def seen(fixture: Fixture, task: Arrays, data: Arrays, goal_seen: bool) -> layout.Parts:

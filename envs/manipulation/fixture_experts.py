@@ -27,9 +27,6 @@ HAND_STIFFNESS = 2500.0
 LEAD_M = 0.035
 """The commanded position leads the handle by at most this."""
 
-BEYOND_M = 0.03
-"""How far past a threshold without tolerance."""
-
 
 def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     """Take a handle along with closed fingers, (N, 4)."""
@@ -55,10 +52,9 @@ def hook(fixture: Fixture, task: Arrays, obs: Tensor) -> Tensor:
     route = torch.cat([torch.where(hold, tcp[:, :2], landing[:, :2]), height.unsqueeze(1)], 1)
 
     effort = task["frictionloss"] + task["stiffness"] * (position - task["start"]).abs()
-    beyond = BEYOND_M * (1.0 - task["is_exact"]) * torch.where(task["tolerance"] > 0.0, 0.4, 1.0)
-    # What is pushed to a position must not slide on past it.
-    gain = 1.0 - 0.2 * task["is_exact"]
-    left = (gain * missing - 0.07 * velocity) * sense * rate + beyond
+    # A handle cannot be held back: what it will still slide by itself, it is not pushed.
+    slide = task["mass"] * (rate * velocity).square() / (effort + 0.5 * task["damping"] * velocity.abs()) / 2
+    left = 0.8 * missing * sense * rate - torch.maximum(0.07 * velocity * sense * rate, rate * slide)
     lead = (left + effort / rate / HAND_STIFFNESS).clamp(-LEAD_M, LEAD_M)
     pulled = handle + (lead - TOUCHING_M).unsqueeze(1) * ahead
     point = torch.where(is_there.unsqueeze(1), pulled, route)

@@ -5,7 +5,7 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
     yaw               rad        -.4 .. .4                   +-.4-.6      direction in which it turns, hidden
     view_x, view_y    m          -.025 .. .025               +-.025-.035  error of the observed handle, hidden
     direction         1          -1, 1                                    1: away from the hand, -1: towards it, hidden
-    angle             rad        .4 .. .7        (.52, .58)  .7-.8        asked for, hidden
+    angle             rad        .15 .. .7       (.35, .45)  .7-.8        asked for, hidden
     frictionloss      N m        .02 .. .4 log   (.06, .12)  .4-.8        of the hinge, hidden
     damping           N m s/rad  .02 .. .5 log               .5-1         of the hinge, hidden
     stiffness         N m/rad    0 .. .5                     .5-1         spring towards upright, hidden
@@ -13,8 +13,8 @@ TASK PARAMETERS (train range; interpolation hole; extrapolation shell)
 
 ACTION, START of the arm, HORIZON as in `arm_env`; OBSERVATION, REWARD, METRICS as in `fixture_env`
 PLACE    x .5, y 0 m; upright
-SUCCESS  |angle of the lever - direction x angle| <= 0.1 rad for 10 control steps (0.2 s) in a row
-PROGRESS 1 - |angle of the lever / (direction x angle) - 1| / 2, at least 0
+SUCCESS  |angle of the lever - direction x angle| <= 0.08 rad for 50 control steps (1 s) in a row
+BAND     of the reward, 0.2 rad
 END      after 150 control steps (3 s), never earlier
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
 FEEDBACK 1 where the joint is where success wants it, else 0
@@ -30,12 +30,12 @@ from envs.manipulation.fixtures import LEVER
 from metarl.env import EnvSpec
 from metarl.tasks import Choice, Parameter, Uniform
 
-TOLERANCE_RAD = 0.1
+TOLERANCE_RAD, BAND_RAD = 0.08, 0.2
 
 PARAMETERS = (
     *pose_parameters(hole=""),
     Parameter("direction", "1", Choice((-1.0, 1.0)), "1: away from the hand, -1: towards it, hidden"),
-    Parameter("angle", "rad", Uniform(0.4, 0.7, (0.52, 0.58), ((0.7, 0.8),)), "asked for, hidden"),
+    Parameter("angle", "rad", Uniform(0.15, 0.7, (0.35, 0.45), ((0.7, 0.8),)), "asked for, hidden"),
     Parameter("frictionloss", "N m", Uniform(0.02, 0.4, (0.06, 0.12), ((0.4, 0.8),), log=True), "of the hinge, hidden"),
     Parameter("damping", "N m s/rad", Uniform(0.02, 0.5, shell=((0.5, 1.0),), log=True), "of the hinge, hidden"),
     Parameter("stiffness", "N m/rad", Uniform(0.0, 0.5, shell=((0.5, 1.0),)), "spring towards upright, hidden"),
@@ -46,9 +46,8 @@ GOAL = Goal(
     start=lambda task: torch.zeros_like(task["angle"]),
     target=lambda task: task["direction"] * task["angle"],
     tolerance=TOLERANCE_RAD,
-    is_exact=True,
     place_m=(0.5, 0.0),
-    is_two_sided=True,
+    band=BAND_RAD,
 )
 
 

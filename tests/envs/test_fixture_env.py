@@ -10,8 +10,7 @@ from torch import Tensor
 
 import envs
 from envs.manipulation import arm7, layout
-from envs.manipulation.arm_env import HOLD_STEPS
-from envs.manipulation.fixture_env import HANDLE, JOINT
+from envs.manipulation.fixture_env import HANDLE, JOINT, joint_error
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.errors import SpecError, UnknownNameError
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
@@ -31,60 +30,90 @@ def placed(env: BatchedEnv, position: float, away_m: float) -> dict[str, Tensor]
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "position", "progress"),
+    ("name", "values", "position", "closeness"),
     [
-        ("door-open", {}, 0.2, 0.25),
-        ("door-open", {}, 1.2, 1.0),
-        ("door-close", {}, 0.3, 2 / 3),
-        ("door-close", {}, 1.2, 0.0),
-        ("drawer-open", {"travel": 0.2}, 0.15, 0.75),
-        ("drawer-open", {"travel": 0.2}, 0.3, 0.5),
-        ("drawer-close", {"travel": 0.2}, 0.05, 0.75),
+        ("door-open", {"angle": 0.5}, 0.4, 0.5),
+        ("door-open", {"angle": 0.5}, 0.65, 0.25),
+        ("door-open", {"angle": 0.5}, 0.2, 0.0),
+        ("door-close", {"angle": 0.3}, 0.35, 0.75),
+        ("door-close", {"angle": 0.3}, 0.9, 0.0),
+        ("drawer-open", {"travel": 0.2}, 0.19, 0.8),
+        ("drawer-open", {"travel": 0.2}, 0.26, 0.0),
+        ("drawer-close", {"travel": 0.1}, 0.11, 0.8),
         ("button", {"travel": 0.04}, 0.009, 0.25),
-        ("lever", {"direction": 1.0, "angle": 0.5}, 0.0, 0.5),
-        ("lever", {"direction": -1.0, "angle": 0.5}, -0.25, 0.75),
-        ("window", {"direction": -1.0, "travel": 0.2}, 0.1, 0.25),
+        ("lever", {"direction": 1.0, "angle": 0.5}, 0.0, 0.0),
+        ("lever", {"direction": -1.0, "angle": 0.5}, -0.45, 0.75),
+        ("window", {"direction": -1.0, "travel": 0.2}, 0.2, 0.0),
+        ("window", {"direction": -1.0, "travel": 0.2}, -0.19, 0.8),
     ],
 )
-def test_reward_weighs_the_hand_at_the_handle_and_the_progress_of_the_joint(
-    name: str, values: dict[str, float], position: float, progress: float
+def test_reward_weighs_the_hand_at_the_handle_and_the_joint_near_its_target(
+    name: str, values: dict[str, float], position: float, closeness: float
 ):
     spec = SPECS[name]
     env = started(spec, tasks_with(spec, **values))
     outcome = spec.step(env._task, placed(env, position, 0.1), env._state, torch.zeros(1, 4), NONE)
-    assert float(outcome.reward) == pytest.approx(0.25 * (1 - math.tanh(0.5)) + 0.75 * progress, abs=1e-5)
+    assert float(outcome.reward) == pytest.approx(0.25 * (1 - math.tanh(0.5)) + 0.75 * closeness, abs=1e-5)
 
 
 @pytest.mark.parametrize(
-    ("name", "inside", "outside"),
+    ("name", "low", "high"),
     [
-        ("door-open", 0.801, 0.799),
-        ("door-close", 0.049, 0.051),
-        ("drawer-open", 0.199, 0.201),
-        ("drawer-close", 0.029, 0.031),
-        ("button", 0.0271, 0.0269),
-        ("lever", 0.649, 0.651),
-        ("window", 0.179, 0.181),
+        ("door-open", {"angle": 0.5}, {"angle": 1.0}),
+        ("door-close", {"angle": 0.2}, {"angle": 0.5}),
+        ("drawer-open", {"travel": 0.12}, {"travel": 0.2}),
+        ("drawer-close", {"travel": 0.02}, {"travel": 0.12}),
+        ("lever", {"direction": 1.0, "angle": 0.4}, {"direction": -1.0, "angle": 0.4}),
+        ("window", {"direction": 1.0, "travel": 0.12}, {"direction": -1.0, "travel": 0.12}),
     ],
 )
-def test_success_holds_the_joint_for_ten_steps(name: str, inside: float, outside: float):
+def test_neither_observation_nor_reward_tells_the_target_before_the_joint_is_near_it(
+    name: str, low: dict[str, float], high: dict[str, float]
+):
     spec = SPECS[name]
-    travel = {"drawer-open": 0.17, "drawer-close": 0.17, "button": 0.03, "window": 0.15}.get(name, 0.0)
+    pair = [started(spec, tasks_with(spec, **values)) for values in (low, high)]
+    rewards, is_near = [], False
+    for _ in range(110):
+        action = pair[0].expert_action()
+        steps = [env.step(action) for env in pair]
+        rewards.append(torch.cat([step.reward for step in steps]))
+        is_near |= any(bool(joint_error(env._task, env._data["qpos"][:, JOINT]) < env._task["band"]) for env in pair)
+        if not is_near:
+            torch.testing.assert_close(steps[0].obs, steps[1].obs, rtol=0, atol=1e-6)
+            torch.testing.assert_close(rewards[-1][0], rewards[-1][1], rtol=0, atol=1e-6)
+    # The expert went to the first one's target, and only there the rewards differ.
+    assert is_near and float(rewards[-1][0] - rewards[-1][1]) > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "inside", "outside", "num_steps"),
+    [
+        ("door-open", 0.629, 0.631, 50),
+        ("door-close", 0.629, 0.631, 50),
+        ("drawer-open", 0.169, 0.171, 50),
+        ("drawer-close", 0.131, 0.129, 50),
+        ("button", 0.1351, 0.1349, 10),
+        ("lever", 0.471, 0.469, 50),
+        ("window", 0.169, 0.171, 50),
+    ],
+)
+def test_success_holds_the_joint_for_a_second(name: str, inside: float, outside: float, num_steps: int):
+    spec, travel = SPECS[name], 0.15
     env = started(spec, tasks_with(spec, travel=travel, angle=0.55, direction=1.0))
     state, seen = env._state, []
-    for position in [inside] * 9 + [outside] + [inside] * HOLD_STEPS:
+    for position in [inside] * (num_steps - 1) + [outside] + [inside] * num_steps:
         outcome = spec.step(env._task, placed(env, position, 0.0), state, torch.zeros(1, 4), NONE)
         state = outcome.state
         seen.append(bool(outcome.success))
         assert not bool(outcome.terminated)
-    assert seen == [False] * 19 + [True]
+    assert seen == [False] * (2 * num_steps - 1) + [True]
     error, time = spec.metrics.compute(env._task, placed(env, inside, 0.0), state)[0]
-    assert float(time) == pytest.approx(20 * 0.02)
+    assert float(time) == pytest.approx(2 * num_steps * 0.02)
     assert float(error) <= float(env._task["tolerance"])
 
 
 def test_time_to_success_is_undefined_without_one():
-    env = started(SPECS["door-open"], tasks_with(SPECS["door-open"]))
+    env = started(SPECS["door-open"], tasks_with(SPECS["door-open"], angle=0.8))
     env.step(torch.zeros(1, 4))
     error, time = env.metrics()[0]
     assert float(error) == pytest.approx(0.8, abs=1e-4) and math.isnan(float(time))
@@ -101,8 +130,6 @@ def test_the_first_observation_shows_where_the_handle_seems_to_be_and_nothing_el
                 tasks[:, i] = 0.02
             if parameter.name in ("view_x", "view_y"):
                 tasks[:, i] = 0.01
-            if parameter.name == "travel" and name == "drawer-close":
-                tasks[:, i] = 0.15
         env = BatchedEnv(spec, 8, num_threads=1)
         env.set_tasks(tasks)
         first.append(env.reset())
@@ -123,7 +150,7 @@ def test_place_and_camera_add_up_in_what_is_seen(name: str):
 
 def test_a_seen_goal_is_where_the_handle_will_be():
     spec = envs.make_spec("door-open", goal="seen")
-    env = started(spec, tasks_with(spec, yaw=0.3, stiffness=0.0))
+    env = started(spec, tasks_with(spec, angle=0.8, yaw=0.3, stiffness=0.0))
     goal = layout.read(env.reset(), "goal")
     before = env._data["site_xpos"][:, HANDLE].clone()
     qpos = env._data["qpos"].clone()
@@ -140,7 +167,7 @@ def test_the_expert_solves_at_least_95_percent_of_every_split(name: str):
             assert expert_success(SPECS[name], split, 100) >= 0.95, split
 
 
-@pytest.mark.parametrize("name", ["door-open", "drawer-open", "button", "window"])
+@pytest.mark.parametrize("name", NAMES)
 def test_who_trusts_camera_and_averages_fails_often(name: str):
     spec = SPECS[name]
     env = started(spec, spec.tasks.split("test", 64))

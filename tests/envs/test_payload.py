@@ -1,4 +1,4 @@
-"""`payload`: the trailer's loads, its effect on the car, its brakes, and what knowing the load is worth."""
+"""`payload`: the trailer's loads, its effect on the car, its brakes, its board, and what knowing them is worth."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from envs.driving import car, payload, roads
-from metarl.env import BatchedEnv, EnvSpec
+from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.expert import Expert
 
 SPEC = payload.make_spec()
-NOMINAL = {"payload": 0.75, "grip": 0.85, "brake_bias": 0.0, "drag": 1.0, "max_curvature": 0.5, "width": 1.0}
-NOMINAL |= {"direction": 1.0}
+NOMINAL = {"payload": 0.75, "grip": 0.85, "brake_bias": 0.0, "drag": 1.0, "max_curvature": 0.5, "width": 1.4}
+NOMINAL |= {"direction": 1.0, "side": 1.0, "overhang": 0.9}
 NAMES = [parameter.name for parameter in payload.PARAMETERS]
 
 
@@ -43,11 +43,11 @@ def driven(spec: EnvSpec, split: str, num_tasks: int = 100) -> tuple[float, floa
     return rollout.episode_returns().mean().item(), rollout.terminated.any(0).float().mean().item(), env.metrics()
 
 
-def believing(load: float) -> EnvSpec:
-    """The environment whose expert takes another load of the trailer for the true one."""
+def believing(**values: float) -> EnvSpec:
+    """The environment whose expert takes other parameters of the trailer for the true ones."""
 
     def expert(task: dict[str, Tensor], obs: Tensor) -> Tensor:
-        believed = task | {"payload": torch.full_like(task["payload"], load)}
+        believed = task | {name: torch.full_like(task[name], value) for name, value in values.items()}
         return payload.expert(believed | payload.derive_car(believed), obs)
 
     return replace(SPEC, expert=expert)
@@ -133,15 +133,59 @@ def test_the_expert_stays_on_the_road(split: str):
     _, off_track, metrics = driven(SPEC, split)
     assert off_track <= 0.1
     assert (~metrics[:, 1].isnan()).float().mean() >= 0.9
+    assert (metrics[:, 5] <= payload.SPARED_SHARE).float().mean() >= 0.9
+
+
+def test_the_board_scrapes_along_the_hedge_that_it_sticks_into():
+    def scraping(lateral: float, side: float, heading_error: float = 0.0, hitch_angle: float = 0.0) -> float:
+        task = SPEC.tasks.unpack(tasks_with(side=side, overhang=0.9, width=1.4))
+        pose = torch.tensor([[lateral, heading_error]])
+        return payload.scraping(task, torch.tensor([hitch_angle]), pose).item()
+
+    assert scraping(-0.21, 1.0) == 0.0 and scraping(0.0, 1.0) == 1.0
+    assert scraping(-0.15, 1.0) == pytest.approx(0.5, abs=1e-5) == scraping(0.15, -1.0)
+    # The end lies at -0.1 - 0.25 sin(.1) - 0.1 sin(.3) + 0.9 cos(.3) = 0.7053 m.
+    assert scraping(-0.1, 1.0, 0.1, 0.2) == pytest.approx(0.0528, abs=1e-3)
+
+
+def test_only_the_reward_tells_on_which_side_the_board_is():
+    env = make_env(tasks_with(2, side=[-1.0, 1.0]))
+    env._state["pose"][:] = 0.0
+    start = env._data["qpos"][:1].expand(2, -1).clone()
+    env.engine.write("qpos", start)
+    env.engine.write("qvel", env._data["qvel"][:1].expand(2, -1).clone())
+    for _ in range(25):
+        action = SPEC.expert(env._task, env._obs)[1:].expand(2, 2)
+        step = env.step(action)
+        assert torch.equal(step.obs[0, :5], step.obs[1, :5])
+    assert step.reward[1] > step.reward[0] + 0.4
+    assert env.metrics()[0, 5] > env.metrics()[1, 5] + 0.3
+
+
+def test_a_lap_is_no_success_where_the_board_was_ruined():
+    env = make_env(tasks_with())
+    state = env._state | {"distance": torch.tensor([29.99]), "advance": torch.tensor([0.12])}
+    qpos = torch.cat([env._task["road"][:, 1, :3], torch.zeros(1, 2)], 1)
+    record = torch.tensor([[29.0, 200.0, 200.0, 0.0]])
+    for scraped, success in ((49.0, True), (52.0, False)):
+        now = state | {"scrape": torch.tensor([scraped]), "record": record}
+        outcome = SPEC.step(env._task, env._data | {"qpos": qpos}, now, torch.zeros(1, 2), Noise(None, None))
+        assert float(outcome.state["distance"]) > roads.LENGTH_M
+        assert bool(outcome.success) == success
 
 
 def test_knowing_the_load_pays():
     told = driven(SPEC, "test")[0]
-    nominal, full = driven(believing(0.75), "test"), driven(believing(1.5), "test")
+    nominal, full = driven(believing(payload=0.75), "test"), driven(believing(payload=1.5), "test")
     assert nominal[0] < 0.9 * told and nominal[1] > 0.2
     assert full[0] < 0.8 * told
-    told, empty = driven(SPEC, "load"), driven(believing(0.0), "load")
+    told, empty = driven(SPEC, "load"), driven(believing(payload=0.0), "load")
     assert empty[0] < 0.9 * told[0] and empty[1] > told[1] + 0.25
+
+
+def test_knowing_the_side_pays():
+    told, middle = driven(SPEC, "test")[0], driven(believing(side=0.0), "test")[0]
+    assert middle < 0.6 * told
 
 
 def test_a_heavier_load_is_a_higher_box():
