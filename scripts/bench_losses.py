@@ -68,12 +68,10 @@ LEARNED: dict[str, dict[str, Any]] = {
         "meta_batch_size": 8,
         "adapts_to_task": False,
         "outer_lr": 2e-3,
-        "step_size_lr": 2e-2,
         "task_chunk": 8,
         "update_threads": 1,
     },
-    # In the setting that was better for it.
-    "dense, learned steps": {"loss": "dense", "adapts_to_task": False, "first_order": False, "outer_lr": 1e-2},
+    "dense, learned steps": {"loss": "dense", "adapts_to_task": False},
 }
 NOT_ADAPTED = "learned reward, adaptation off"
 ORIENTATION = ("rl2", "maml-trpo")
