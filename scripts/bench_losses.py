@@ -336,19 +336,25 @@ def numbers(values: NDArray, best_hand_designed: Sequence[NDArray]) -> dict[str,
 
 
 def adaptation_gain(distances: Mapping[str, Distances]) -> dict[str, dict[str, list[float]]]:
-    """How much nearer the loss that adapts comes than itself with the adaptation off, and than one trained without."""
+    """How much nearer the loss that adapts comes than itself with the adaptation off, and than one trained without.
+
+    A negative number is nearer. Pairs of seeds: runs of one seed started from the same head and met the same tasks.
+    """
     if NOT_ADAPTED not in distances:
         return {}
     ours = distances["learned reward"]
     gain: dict[str, dict[str, list[float]]] = {}
-    for other, same_runs in ((NOT_ADAPTED, True), ("learned reward, same for all tasks", False)):
+    for other in (NOT_ADAPTED, "learned reward, same for all tasks"):
         if other not in distances:
             continue
         gain[other] = {}
         for column, values in ours.items():
             for k in UPDATES:
                 rest = distances[other][column][:, :, k]
-                estimate = bootstrap_difference(values[:, :, k], rest, np.random.default_rng(0), same_runs=same_runs)
+                both = min(len(values), len(rest))
+                estimate = bootstrap_difference(
+                    values[:both, :, k], rest[:both], np.random.default_rng(0), same_runs=True
+                )
                 gain[other][f"{column}, after {k}"] = [float(x) for x in estimate]
     return gain
 

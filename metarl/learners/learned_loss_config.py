@@ -42,8 +42,8 @@ class LearnedLossConfig:
     lifetime: int = 0
     """Inner updates that a policy lives for in meta-training, in windows of `num_inner_steps`; 0: one window."""
     inner_lr: float = 0.1
-    """Size of an inner update, or its start where it is learned: rather too small than too large, for where actions are at
-    their limits there is little to learn from."""
+    """Size of an inner update, or its start where it is learned: rather too small than too large, for little can be
+    learned where actions are at their limits."""
     inner_epochs: int = 1
     """Gradient steps of an inner update; with more than one the objective is PPO's."""
     discount: float = 0.97
