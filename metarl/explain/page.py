@@ -213,7 +213,8 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
             f"<msub><mi>NAME</mi><mn>{index}</mn></msub>", f"<mtext>{escape(words(symbol.name))}</mtext>"
         )
     latex = escape(to_latex(tree))
-    return f'<math display="block"><mtext>{escape("added reward" if loss == "reward" else loss)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
+    left = "added reward" if loss == "reward" else loss
+    return f'<math display="block"><mtext>{escape(left)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
 
 
 def write_page(
