@@ -11,12 +11,12 @@ from metarl.losses.hand_designed import HandDesign
 def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
     """Presets of `learned-loss`.
 
-    "quick" takes half a minute on two free cores. "drift" learns a drift by small steps of evolution: with ten times
+    "quick" takes half a minute of one core. "drift" learns a drift by small steps of evolution: with ten times
     the step and three times the deviation it learned to hold policies where they are, on other robots with other
     updates.
     "lpg" is the recurrent rule, the same for all tasks: it reads what happened anyway.
     """
-    default = LearnedLossConfig(normalizes_obs=env != "reach-robots")
+    default = LearnedLossConfig(step_size_lr=5e-2, normalizes_obs=env != "reach-robots")
     given: HandDesign = "dense" if env in ("reach-robots", "reach-planar") else "feedback"
     drift = replace(
         default,
