@@ -432,9 +432,14 @@ def draw(path: Path, distances: Mapping[str, Distances], best: Mapping[int, str]
     names = [*dict.fromkeys(["feedback", *best.values(), "dense, learned steps", "learned reward"])]
     names += [name for name in ("learned reward, same for all tasks", "LPG") if name in distances]
     names = [name for name in names if name in distances]
-    figure, axes = plt.subplots(2, 4, figsize=(13, 6.4), sharex=True, sharey=True, constrained_layout=True)
-    for axis, column in zip(axes.flat, SPLITS, strict=True):
-        axis.set_visible(any(column in of_name for of_name in distances.values()))
+    columns = [column for column in SPLITS if any(column in of_name for of_name in distances.values())]
+    width = min(-(-len(columns) // 2), 4) if len(columns) > 3 else len(columns)
+    shape = (-(-len(columns) // width), width)
+    size = (3.25 * width, 3.2 * shape[0])
+    figure, axes = plt.subplots(*shape, figsize=size, sharex=True, sharey=True, constrained_layout=True, squeeze=False)
+    for axis in axes.flat[len(columns) :]:
+        axis.set_visible(False)
+    for axis, column in zip(axes.flat, columns, strict=False):
         for index, name in enumerate(names):
             if column not in distances[name]:
                 continue
@@ -446,7 +451,7 @@ def draw(path: Path, distances: Mapping[str, Distances], best: Mapping[int, str]
         axis.grid(alpha=0.3)
     for axis in axes[:, 0]:
         axis.set_ylabel("distance at the end (cm)")
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("updates of a fresh policy")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False, fontsize=9
