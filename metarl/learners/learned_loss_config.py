@@ -59,8 +59,8 @@ class LearnedLossConfig:
     outer_lr: float = 2e-2
     """Step size of Adam."""
     step_size_lr: float = 0.0
-    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. They have a long way to go: presets
-    give them more."""
+    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. They have a long way to go:
+    presets give them more."""
     anneal: bool = True
     """Decrease both linearly to a tenth over the training."""
     max_grad_norm: float = 1.0
