@@ -56,10 +56,10 @@ def short_sentences(measures: Measures, found: Distillation | None) -> str:
     """What the loss does, in two sentences."""
     inputs = measures.inputs
     led = [i for i in inputs.order[:2] if float(inputs.shares[i]) > 0]
-    pays = _listed([f"{'more' if inputs.slopes[i] > 0 else 'less'} {words(inputs.names[i])}" for i in led])
+    pays = _listed([f"{'rises' if inputs.slopes[i] > 0 else 'falls'} with {words(inputs.names[i])}" for i in led])
     share = 100 * sum(float(inputs.shares[i]) for i in led)
     chosen = None if found is None else next((one for one in found.candidates if one.is_accepted), None)
-    text = f"Above all it rewards {pays} ({share:.0f} % of the loss)"
+    text = f"What it pays {pays} above all ({share:.0f} % of the loss)"
     if chosen is not None:
         formula = to_text(parse(chosen.expression, inputs.names), 3)
         text += f"; {formula} in its place teaches as well ({_percent(chosen.share)} % of the gain)"
@@ -83,7 +83,7 @@ def responses_sentence(measures: InputMeasures) -> str:
     """How to read shares and responses."""
     parts = [
         f"{words(measures.names[i])} ({100 * float(measures.shares[i]):.0f} %, "
-        f"{'more is better' if measures.slopes[i] > 0 else 'less is better'})"
+        f"{'pays more' if measures.slopes[i] > 0 else 'pays less'})"
         for i in measures.order[:3]
     ]
     return (
@@ -122,8 +122,11 @@ def cosines_sentence(measures: Measures) -> str:
 
 def tasks_sentence(measures: TaskMeasures) -> str:
     """How to read what differs between tasks."""
-    sizes = measures.step_sizes.mean((0, 2))
-    pace = f"the step size goes from {float(sizes[0]):.2g} at the first update to {float(sizes[-1]):.2g} at the last"
+    first, last = ([f"{size:.2g}" for size in measures.step_sizes.mean(0)[k].tolist()] for k in (0, -1))
+    pace = (
+        f"step sizes of hidden layers, last layer and exploration go from {_listed(first)} at the first update to "
+        f"{_listed(last)} at the last"
+    )
     if not measures.adapts:
         return f"This loss is the same on all tasks, so the lines lie on each other; {pace}."
     strengths = ", ".join(f"{value:.2f}" for value in measures.strengths)
@@ -139,7 +142,7 @@ def tasks_sentence(measures: TaskMeasures) -> str:
         f"One line per task: the batch before adaptation moves the loss by {100 * measures.spread:.0f} % of its own "
         f"spread (strengths {strengths} for gain, shift and step "
         f"size), most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and "
-        f"at most by a factor of {factor:.2f} from task to task."
+        f"differ by a factor of {factor:.2f} at most from task to task."
     )
 
 
@@ -210,7 +213,8 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
             f"<msub><mi>NAME</mi><mn>{index}</mn></msub>", f"<mtext>{escape(words(symbol.name))}</mtext>"
         )
     latex = escape(to_latex(tree))
-    return f'<math display="block"><mtext>{escape(loss)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
+    left = "added reward" if loss == "reward" else loss
+    return f'<math display="block"><mtext>{escape(left)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
 
 
 def write_page(

@@ -30,8 +30,8 @@ _STYLES: dict[str, dict[str, Any]] = {
 
 
 def words(name: str) -> str:
-    """A name as it is read: without underscores."""
-    return name.replace("_", " ")
+    """A name as it is read: without underscores; the input `reward` is the feedback, to which a loss adds."""
+    return "feedback" if name == "reward" else name.replace("_", " ")
 
 
 def maps(measures: InputMeasures) -> Figure:

@@ -16,7 +16,7 @@ from metarl.losses.table import check_loss_name
 class LearnedLossConfig:
     """Settings of learned losses, and of hand-designed ones that are used in the same way."""
 
-    total_steps: int = 16_000_000
+    total_steps: int = 8_000_000
     """Environment steps of meta-training."""
     loss: str = "reward"
     """What is learned: reward, potential, advantage, drift, rule (lpg) or loss of observation and action (ml3). Or a
@@ -41,8 +41,9 @@ class LearnedLossConfig:
     """Inner updates that the meta-gradient runs through."""
     lifetime: int = 0
     """Inner updates that a policy lives for in meta-training, in windows of `num_inner_steps`; 0: one window."""
-    inner_lr: float = 0.5
-    """Size of an inner update, or its start where it is learned."""
+    inner_lr: float = 0.1
+    """Size of an inner update, or its start where it is learned: rather too small than too large, for little can be
+    learned where actions are at their limits."""
     inner_epochs: int = 1
     """Gradient steps of an inner update; with more than one the objective is PPO's."""
     discount: float = 0.97
@@ -58,8 +59,8 @@ class LearnedLossConfig:
     outer_lr: float = 2e-2
     """Step size of Adam."""
     step_size_lr: float = 0.0
-    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. A recurrent rule wants small
-    steps, its step sizes do not."""
+    """Step size of Adam for the logarithms of the learned step sizes; 0: `outer_lr`. They have a long way to go:
+    presets give them more."""
     anneal: bool = True
     """Decrease both linearly to a tenth over the training."""
     max_grad_norm: float = 1.0
@@ -77,8 +78,9 @@ class LearnedLossConfig:
     """Episodes of each policy that a pathwise gradient is taken from."""
     sigma: float = 0.05
     """Standard deviation of evolution's perturbations."""
-    early_weight: float = 0.3
-    """Weight of the return after the first inner update; that after the last one is 1, those between lie on a line."""
+    early_weight: float = 1.0
+    """Weight of the return after the first inner update; that after the last one is 1, those between lie on a line.
+    With equal weights the loss is trained for a life of 1 to K updates, each length as likely."""
     policy_dims: tuple[int, ...] = (32, 32)
     """Widths of the policies' hidden layers."""
     initial_std: float = 0.5

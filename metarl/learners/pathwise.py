@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def pathwise_gradient(
         running = torch.ones(num_worlds, device=task.device)
         for _ in range(spec.horizon):
             obs = spec.observe(named, {}, state).unflatten(0, (len(task), num_episodes))
-            action = distribution(leaves, obs).sample(generator).flatten(0, 1).clamp(-1.0, 1.0)
+            action = _Bounded.apply(distribution(leaves, obs).sample(generator).flatten(0, 1))
             outcome = spec.step(named, {}, state, action, noise(spec.step_noise))
             total = total + running * outcome.reward
             running = running * (1 - outcome.terminated.to(running.dtype))
@@ -80,3 +81,23 @@ def pathwise_gradient(
             raise ConfigError(f"the reward of {spec.name} is no differentiable function of actions. Take score.")
         slopes = torch.autograd.grad(objective, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, slopes, strict=True))
+
+
+class _Bounded(torch.autograd.Function):
+    """Actions clipped to [-1, 1], with the one-sided slope at the limit for those beyond it.
+
+    What is to be ascended may want an action back inside, and says so; it cannot take it further out. The derivative of
+    the clip is zero on both accounts, and nothing would ever tell a policy that its actions had grown too large
+    (Hausknecht and Stone 2016, inverting gradients, for a critic's slopes).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, action: Tensor) -> Tensor:
+        ctx.save_for_backward(action)
+        return action.clamp(-1.0, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        (action,) = ctx.saved_tensors
+        leads_out = ((action > 1) & (slope > 0)) | ((action < -1) & (slope < 0))
+        return torch.where(leads_out, 0.0, slope)

@@ -313,6 +313,7 @@ def test_a_rule_that_was_learned_finds_the_lever_that_pays():
         meta_batch_size=12,
         episodes_per_task=10,
         num_inner_steps=4,
+        inner_lr=0.5,
         policy_dims=(8,),
         task_chunk=12,
         update_threads=1,
