@@ -106,6 +106,7 @@ TABLES: dict[str, FewShotTable] = {
             Row("matching", FOUR),
             # MAML was published with as many queries as shots, which one batch of the normalisation consists of.
             Row("maml", ((5, 1),), queries=(15, 1)),
+            Row("maml", ((5, 1),), training=SHORT, label="small-batches", queries=(15, 1)),
             Row("maml", ((5, 5),), training={"shots": 5}, label="5-shot", queries=(15, 5)),
             Row("maml", ((20, 1),), preset="20-way", label="20-way", queries=(15, 1)),
         ),

@@ -175,9 +175,10 @@ def columns(summary: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tu
             str(s["num_runs"]),
             f"{100 * s['accuracy']:.2f} ± {100 * s['ci95']:.2f}",
             " ".join(f"{100 * value:.1f}" for value in s["accuracies"][:6]),
-            f"{s['nll']:.3f}",
-            f"{s['brier']:.3f}",
-            *("-" if s[k] is None else f"{100 * s[k]:.1f}" for k in ("ece", "scaled_ece", "unknown_auroc")),
+            f"{s['nll']:.3f} ± {s['nll_ci95']:.3f}",
+            f"{s['brier']:.3f} ± {s['brier_ci95']:.3f}",
+            f"{100 * s['ece']:.1f} [{100 * s['ece_ci95'][0]:.1f}, {100 * s['ece_ci95'][1]:.1f}]",
+            *("-" if s[k] is None else f"{100 * s[k]:.1f}" for k in ("scaled_ece", "unknown_auroc")),
         )
         for s in summary
     ]
@@ -200,7 +201,7 @@ def markdown(path: Path) -> str:
 def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Means over runs, of each row, split and kind of task.
 
-    The interval is 1.96 standard errors: over runs where there are several, else over the tasks of the only one.
+    Intervals are 1.96 standard errors over runs where there are several, else those over the tasks of the only one.
     """
     groups: dict[tuple[str, str, str, Kind, int], list[dict[str, Any]]] = {}
     for record in records:
@@ -212,8 +213,8 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = []
     for (row, split, pairing, (ways, shots), queries), of_runs in groups.items():
         accuracies = [e["accuracy"]["mean"] for e in of_runs]
-        over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
-        scaled = [e["scaled_ece"] for e in of_runs]
+        nlls, briers = ([e[name]["mean"] for e in of_runs] for name in ("nll", "brier"))
+        errors, scaled = ([e[name] for e in of_runs] for name in ("ece", "scaled_ece"))
         unknown = [e["unknown_auroc"]["mean"] for e in of_runs if e["unknown_auroc"]]
         rows.append(
             {
@@ -224,17 +225,33 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "queries": queries,
                 "num_runs": len(of_runs),
                 "accuracy": mean(accuracies),
-                "ci95": of_runs[0]["accuracy"]["ci95"] if over_runs is None else over_runs,
+                "ci95": _ci95(accuracies, of_runs[0]["accuracy"]["ci95"]),
                 "accuracies": accuracies,
-                "nll": mean(e["nll"]["mean"] for e in of_runs),
-                "brier": mean(e["brier"]["mean"] for e in of_runs),
-                "ece": mean(e["ece"] for e in of_runs),
+                "nll": mean(nlls),
+                "nll_ci95": _ci95(nlls, of_runs[0]["nll"]["ci95"]),
+                "brier": mean(briers),
+                "brier_ci95": _ci95(briers, of_runs[0]["brier"]["ci95"]),
+                "ece": mean(errors),
+                "ece_ci95": _bounds(errors, of_runs[0]["ece_ci95"]),
                 "ece_floor": mean(e["ece_floor"] for e in of_runs),
                 "scaled_ece": None if None in scaled else mean(scaled),
                 "unknown_auroc": mean(unknown) if unknown else None,
             }
         )
     return rows
+
+
+def _ci95(values: Sequence[float], over_tasks: float) -> float:
+    """Half the width of the interval of a mean over runs; `over_tasks` where there is one run."""
+    return 1.96 * stdev(values) / len(values) ** 0.5 if len(values) > 1 else over_tasks
+
+
+def _bounds(values: Sequence[float], over_tasks: Sequence[float]) -> tuple[float, float]:
+    """The same as lower and upper bound."""
+    if len(values) == 1:
+        return over_tasks[0], over_tasks[1]
+    width = _ci95(values, 0.0)
+    return mean(values) - width, mean(values) + width
 
 
 def _chosen(parser: argparse.ArgumentParser, asked: Sequence[str] | None, known: dict[str, Any], kind: str) -> dict:

@@ -23,9 +23,10 @@ def evaluation(accuracy, ways=5, shots=1, unknown=None, queries=15):
         "split": "test",
         "shape": {"ways": ways, "shots": shots, "queries": queries, "pairing": "any"},
         "accuracy": {"mean": accuracy, "ci95": 0.01},
-        "nll": {"mean": 2 * accuracy},
-        "brier": {"mean": 0.5},
-        "ece": 0.1,
+        "nll": {"mean": 2 * accuracy, "ci95": 0.03},
+        "brier": {"mean": 0.5, "ci95": 0.02},
+        "ece": accuracy - 0.8,
+        "ece_ci95": (0.05, 0.15),
         "ece_floor": 0.01,
         "scaled_ece": None,
         "unknown_auroc": unknown,
@@ -75,6 +76,9 @@ def test_intervals_are_over_runs_where_there_are_several_and_over_tasks_where_th
     assert (one_shot["row"], one_shot["tasks"], one_shot["num_runs"]) == ("protonet", "5-way 1-shot", 2)
     assert one_shot["accuracy"] == pytest.approx(0.92) and one_shot["nll"] == pytest.approx(1.84)
     assert one_shot["ci95"] == pytest.approx(1.96 * 0.02)  # deviation 0.02 sqrt(2), over sqrt(2)
+    assert one_shot["nll_ci95"] == pytest.approx(1.96 * 0.04) and five_shot["nll_ci95"] == 0.03
+    assert one_shot["ece_ci95"] == pytest.approx((0.12 - 1.96 * 0.02, 0.12 + 1.96 * 0.02))
+    assert five_shot["ece_ci95"] == (0.05, 0.15)
     assert one_shot["unknown_auroc"] is None and five_shot["unknown_auroc"] == 0.8
     assert five_shot["ci95"] == maml["ci95"] == 0.01
     assert (maml["queries"], few_queries["queries"], few_queries["accuracy"]) == (15, 1, 0.85)
@@ -88,8 +92,9 @@ def test_a_result_is_printed_as_markdown(tmp_path):
     path = tmp_path / "result.json"
     path.write_text(json.dumps({**result, "command": "python x", "commit": "0123456789", "date": "2026-01-02T03"}))
     lines = script.markdown(path).splitlines()
-    assert (
-        lines[2]
-        == "| protonet | test | any | 5-way 1-shot | 15 | 1 | 90.00 ± 1.00 | 90.0 | 1.800 | 0.500 | 10.0 | - | - |"
+    kind, numbers = (
+        "protonet | test | any | 5-way 1-shot | 15 | 1",
+        "90.00 ± 1.00 | 90.0 | 1.800 ± 0.030 | 0.500 ± 0.020",
     )
+    assert lines[2] == f"| {kind} | {numbers} | 10.0 [5.0, 15.0] | - | - |"
     assert lines[-2:] == ["- ProtoNet: 5-way 1-shot 98.8", "`python x`, commit 01234567, 2026-01-02."]

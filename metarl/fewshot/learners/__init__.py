@@ -24,14 +24,12 @@ class LearnerEntry:
         make: "module:class" (settings, x_shape, num_ways, generator) -> FewShotLearner.
         settings: "module:class" of its settings, a frozen dataclass that inherits from `EncoderSettings`.
         defaults: {field: value} of the settings in which relatives of one class differ.
-        training: {field: value} of `metarl.fewshot.config.TrainSettings` that it is usually trained with.
     """
 
     description: str
     make: str
     settings: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _maml(description: str, **defaults: Any) -> LearnerEntry:
