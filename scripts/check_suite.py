@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import RESULTS, circumstances, show
+from _measure import RESULTS, keep, show
 from reproduce import trained
 
 import envs
@@ -83,7 +83,6 @@ def checked(name: str, arguments: argparse.Namespace, device: str) -> dict[str, 
     gap = bootstrap_difference(oracle, blind, np.random.default_rng(0), same_runs=False)
     scale = lines["oracle"].iqm - lines["random"].iqm
     return {
-        **circumstances(),
         "total_steps": arguments.total_steps,
         "seeds": arguments.seeds,
         "num_tasks": NUM_TASKS,
@@ -109,13 +108,6 @@ def line(evaluations: list[Evaluation]) -> Line:
 
 def returns_of(evaluations: list[Evaluation]) -> np.ndarray:
     return np.array([e.returns for e in evaluations])[:, :, 0]  # (seeds, tasks)
-
-
-def keep(path: Path, name: str, result: dict[str, Any]) -> None:
-    """Put one environment's result into the file, beside the others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(dict(sorted({**known, name: result}.items())), indent=1) + "\n")
 
 
 def show_all(path: Path) -> None:

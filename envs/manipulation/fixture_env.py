@@ -226,7 +226,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
             name=task.name,
             description=task.description,
             model=model,
-            scene=lambda named: _drawn(fixture, float(named["side"])),
+            scene=lambda named: _drawn(fixture, *(float(named[name]) for name in ("side", "target", "is_exact"))),
             parameters=task.parameters,
             start=start,
             parts=parts,
@@ -358,8 +358,13 @@ def _build(fixture: Fixture, is_drawn: bool) -> mujoco.MjSpec:
 
 
 @cache
-def _drawn(fixture: Fixture, side: float) -> mujoco.MjModel:
+def _drawn(fixture: Fixture, side: float, target: float, is_exact: float) -> mujoco.MjModel:
+    """With a green ball where the handle shall be, if that is a position."""
     spec = _build(fixture, is_drawn=True)
+    if is_exact:
+        there = fixture.handle(torch.tensor([target]), torch.ones(1))[0].tolist()
+        ball = spec.body(fixture.name).add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.016, 0, 0], pos=there)
+        ball.rgba, ball.contype, ball.conaffinity, ball.mass = scene.GREEN, 0, 0, 0.0
     decorate(spec)
     model = spec.compile()
     ids = ids_of(model, fixture)
