@@ -186,7 +186,7 @@ def _score(geom_id: int, task: Arrays, data: Arrays, state: Arrays, action: Tens
         near[:, 0],
         0.25 * near[:, 2] + 0.75 * near[:, 1],
         0.2 * near[:, 3] + grasped * (0.2 + 0.6 * lifted),
-        reward_of(task, distance[:, 4], error, data["sensordata"].gather(1, task["handle_velocity"])),
+        reward_of(task, distance[:, 4], error),
     ]
     holds = [
         distance[:, 0] < reach.SUCCESS_M,

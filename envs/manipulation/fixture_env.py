@@ -1,19 +1,17 @@
 """An environment of the arm and one fixture: what doors, drawers, buttons, levers and windows share.
 
 The fixture's joint has to be set to a hidden position and stay there (a button: has to be pressed). Nothing that is
-observed tells the position, and the reward tells it only within a narrow band and to a joint at rest: away from the
-band it is flat, so it does not say in which direction to go on, and passing through tells nothing. The position has to
-be searched for along the joint's way by stopping here and there, at the cost of that time; who remembers it can go
-there at once in the next episode. With a reward that grew all the way to the target knowing the task was worth next to
-nothing; with a band that also told a moving joint, memory stopped where the reward set in, and the next episode was no
-better. A reward within a radius of the goal only is that of PEARL's sparse point robot (Rakelly et al. 2019).
+observed tells the position, and the reward tells it only within a narrow band: away from the band it is flat, so it
+does not say in which direction to go on. The position has to be searched for along the joint's way; who remembers what
+the reward told can stay there, and go there at once in the next episode. With a reward that grew all the way to the
+target feedback was enough, and knowing the task was worth next to nothing. A reward within a radius of the goal only is
+that of PEARL's sparse point robot (Rakelly et al. 2019).
 
 With q the position of the joint after the step,
 
     error      |q - target|; where the target is a threshold, how far q falls short of it
     closeness  1 - error / band, at least 0
-    stillness  1 - v / 0.1 m/s, at least 0, v the speed of the handle; 1 where the target is a threshold
-    reward     0.25 (1 - tanh(5 d)) + 0.75 closeness stillness, d the distance (m) of tcp and handle; in [0, 1]
+    reward     0.25 (1 - tanh(5 d)) + 0.75 closeness, d the distance (m) of tcp and handle; in [0, 1]
     success    error <= tolerance for 50 control steps (1 s) in a row, for 10 (0.2 s) where the target is a threshold;
                sweeping over the target is no success
     feedback   1 where error <= tolerance, else 0
@@ -64,8 +62,6 @@ EYE_M, LOOK_AT_M, FOVY_DEG = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24), 36.0
 """Of the camera."""
 JOINT = DOF = arm7.NUM_JOINTS
 """The fixture's joint comes after the arm's."""
-RESTING_M_S = 0.1
-"""Speed of the handle from which on the reward tells nothing."""
 SETTLED_STEPS = 50
 """Control steps in a row, 1 s, for which a joint has to stay where it was asked for."""
 HANDLE = 2
@@ -213,7 +209,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
         error = joint_error(named, data["qpos"][:, JOINT])
         distance = torch.linalg.vector_norm(data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP], dim=1)
         held = held_success(state, error <= named["tolerance"], named["hold_steps"])
-        return Score(reward_of(named, distance, error, data["sensordata"][:, HANDLE_VELOCITY]), *held)
+        return Score(reward_of(named, distance, error), *held)
 
     def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
         return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time_to_success(state)], 1)
@@ -319,19 +315,10 @@ def joint_error(task: Arrays, position: Tensor) -> Tensor:
     return torch.where(task["is_exact"] > 0.5, missing.abs(), missing.clamp(min=0.0))
 
 
-def reward_of(task: Arrays, distance: Tensor, error: Tensor, velocity: Tensor) -> Tensor:
-    """The reward of the module, (N,).
-
-    Args:
-        task: with the tables of `place`.
-        distance: (N,) of hand and handle, m.
-        error: (N,) of the joint, rad or m.
-        velocity: (N, 3) of the handle, m/s.
-    """
+def reward_of(task: Arrays, distance: Tensor, error: Tensor) -> Tensor:
+    """The reward of the module, (N,), at a distance of hand and handle and an error of the joint."""
     closeness = (1.0 - error / task["band"]).clamp(min=0.0)
-    speed = torch.linalg.vector_norm(velocity, dim=1) * task["is_exact"]
-    stillness = (1.0 - speed / RESTING_M_S).clamp(min=0.0)
-    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * closeness * stillness
+    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * closeness
 
 
 def seen(fixture: Fixture, task: Arrays, data: Arrays, goal_seen: bool) -> layout.Parts:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import envs
 from envs.manipulation import arm7, layout
-from envs.manipulation.fixture_env import HANDLE, HANDLE_VELOCITY, JOINT, joint_error
+from envs.manipulation.fixture_env import HANDLE, JOINT, joint_error
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.errors import SpecError, UnknownNameError
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
@@ -54,20 +54,6 @@ def test_reward_weighs_the_hand_at_the_handle_and_the_joint_near_its_target(
     env = started(spec, tasks_with(spec, **values))
     outcome = spec.step(env._task, placed(env, position, 0.1), env._state, torch.zeros(1, 4), NONE)
     assert float(outcome.reward) == pytest.approx(0.25 * (1 - math.tanh(0.5)) + 0.75 * closeness, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"), [("drawer-open", 0.25 + 0.75 * 0.8 * 0.5), ("button", 0.25 + 0.75 * 0.4)]
-)
-def test_only_a_joint_at_rest_is_told_how_near_it_is(name: str, expected: float):
-    # 1 cm of 5 cm beside the opening, 40 % of the button's way; the handle moves at 0.05 m/s.
-    spec = SPECS[name]
-    env = started(spec, tasks_with(spec, travel=0.2))
-    data = placed(env, {"drawer-open": 0.19, "button": 0.4 * 0.9 * 0.2}[name], 0.0)
-    data["sensordata"] = data["sensordata"].clone()
-    data["sensordata"][:, HANDLE_VELOCITY] = torch.tensor([0.03, 0.0, -0.04])
-    outcome = spec.step(env._task, data, env._state, torch.zeros(1, 4), NONE)
-    assert float(outcome.reward) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(
