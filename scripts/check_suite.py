@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", required=True, help="environments by name")
     parser.add_argument("--total-steps", type=int, default=2_000_000, help="environment steps of each training")
+    parser.add_argument("--num-worlds", type=int, help="of each training; default: the preset's; fewer: more updates")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the test tasks are the same")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--runs", type=Path, default=Path("runs/check_suite"))
@@ -72,6 +73,8 @@ def checked(name: str, arguments: argparse.Namespace, device: str) -> dict[str, 
         judged[policy] = []
         for seed in arguments.seeds:
             settings = replace(preset(policy, name), total_steps=arguments.total_steps)
+            if arguments.num_worlds is not None:
+                settings = replace(settings, num_worlds=arguments.num_worlds)
             config = RunConfig(policy, name, settings, seed=seed, device=device)
             run = trained(arguments.runs / name / f"{policy}-{arguments.total_steps}-seed{seed}", config)
             judged[policy].append(judge(run.learner, spec, policy))
