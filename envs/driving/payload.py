@@ -32,8 +32,8 @@ hitch. Grip varies less than in `surface-shift` and bends are wider, so that the
 Actions (N, 2) in [-1, 1]: steering and pedal, see car.py; the trailer has no brakes and the grip of its load only.
 Observations (N, 16), end and signals: see course.py; the trailer is not observed.
 Reward: that of course.py, where 1 is progress at 5 m/s, less 0.5 * scrape; scrape = min(1, d / 0.2 m), d how far the
-    end of the board is beyond the edge of the road, with the road taken as straight between it and the car. To stop
-    or to leave the road never pays.
+    end of the board is beyond the edge of the road, with the road taken as straight between it and the car. From
+    2.5 m/s on a step earns something even with the board in the hedge, so that leaving the road never pays.
 Success: a lap of 30 m within the episode without leaving the road, with a mean of scrape of at most 0.2 until then.
 Start: see course.py, the trailer straight behind the car.
 Metrics: progress_m, lap_time_s, off_track, slip_angle_rad, see course.py; hitch_angle_rad, the mean of |angle of the
