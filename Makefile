@@ -2,6 +2,8 @@
 # make test   lint, types, tests
 PYTHON ?= python3
 BIN := .venv/bin
+# One test process per core; at most eight, of half a gigabyte each.
+IN_PARALLEL ?= -n auto --maxprocesses 8 --dist worksteal
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: install demo test lint types pytest slow clean
@@ -30,10 +32,10 @@ types: install
 	$(BIN)/mypy
 
 pytest: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
 slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(IN_PARALLEL)
 
 clean:
 	rm -rf .venv runs build *.egg-info

@@ -57,6 +57,7 @@ def train(arguments: list[str]) -> int:
         num_train_tasks=options.num_train_tasks,
         torch_threads=options.torch_threads,
         physics_threads=options.physics_threads,
+        compile_env=options.compile_env,
     )
     outcome = run_training(
         config,
@@ -346,6 +347,7 @@ def _saved_options(arguments: Sequence[str], algorithm: str, env: str) -> dict[s
         "num_train_tasks": config.num_train_tasks,
         "torch_threads": config.torch_threads,
         "physics_threads": config.physics_threads,
+        "compile_env": config.compile_env,
     }
 
 

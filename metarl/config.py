@@ -27,6 +27,7 @@ class RunConfig:
         torch_threads: threads of one torch operation on the CPU; beside the physics pool one is usually the fastest.
             Rounding may depend on it.
         physics_threads: threads of the CPU physics engine, 0 for all cores.
+        compile_env: train in worlds whose functions are compiled (`metarl.compiled`); rounding depends on it.
     """
 
     algorithm: str
@@ -38,6 +39,7 @@ class RunConfig:
     num_train_tasks: int = 0
     torch_threads: int = 1
     physics_threads: int = 0
+    compile_env: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.settings, settings_type(self.algorithm)):

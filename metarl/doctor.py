@@ -59,6 +59,7 @@ def report(runs_folder: str | Path = "runs") -> list[Check]:
         _guarded("processor cores", _cores, ""),
         _guarded("torch", _torch, "pip install torch"),
         _guarded("CUDA", _cuda, "an NVIDIA GPU and a CUDA build of torch"),
+        _guarded("C++ compiler (--compile-env)", _compiler, "apt-get install -y g++"),
         _guarded("mujoco", _mujoco, "pip install 'mujoco>=4.0'"),
         _guarded("engine: mujoco.batch (CPU)", _batch_engine, "pip install 'mujoco>=4.0'"),
         _guarded("engine: mujoco_warp (CUDA)", _warp_engine, "pip install 'mujoco-warp>=4.0', and an NVIDIA GPU"),
@@ -115,6 +116,11 @@ def _cuda() -> tuple[str, str]:
         return OPTIONAL, f"{built}; training runs on the CPU"
     devices: list[Any] = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     return OK, ", ".join(f"{device.name} ({device.total_memory / 2**30:.0f} GiB)" for device in devices)
+
+
+def _compiler() -> tuple[str, str]:
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    return (OK, found) if found else (OPTIONAL, "none; environments run as written")
 
 
 def _mujoco() -> tuple[str, str]:

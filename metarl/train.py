@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from metarl.checkpoint import has_checkpoint, load_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
+from metarl.compiled import compile_spec
 from metarl.config import RunConfig
 from metarl.evaluate import evaluate_in
 from metarl.learners import Learner
@@ -84,7 +85,8 @@ class _Training:
     def __init__(self, config: RunConfig, spec: Spec, learner: Learner):
         self.config, self.spec, self.learner = config, spec, learner
         worlds, threads = config.settings.num_worlds, config.physics_threads
-        self.env = make_worlds(spec, worlds, device=config.device, num_threads=threads, seed=config.seed)
+        trained_in = compile_spec(spec, config.device) if config.compile_env else spec
+        self.env = make_worlds(trained_in, worlds, device=config.device, num_threads=threads, seed=config.seed)
         self.validation_env: Worlds | None = None
         self.tasks = spec.tasks.with_train_tasks(config.num_train_tasks) if config.num_train_tasks else spec.tasks
         self.task_generator = make_generator(config.seed, "tasks")

@@ -4,6 +4,7 @@ All contenders of one size take turns in one process, so that a busy machine slo
 and the median of the paired ratios to raw `Batch.step`. The rivals run HalfCheetah-v5 (EnvPool: v4, the same dynamics)
 and are measured only beside environments of the half-cheetah.
 
+    python scripts/bench_physics.py --envs track traffic --num-worlds 256 --compiled  # and as `--compile-env` trains
     python scripts/bench_physics.py --envs half-cheetah-vel-pearl track --num-worlds 1 16 256 4096
 """
 
@@ -23,6 +24,7 @@ from _measure import RESULTS, median_ratio, paired_seconds, save, show
 from mujoco import batch
 
 import envs
+from metarl.compiled import compile_spec
 from metarl.env import BatchedEnv, EnvSpec
 
 NUM_SEEDS_AHEAD = 64  # actions drawn beforehand, so that drawing them is not timed
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20_000, help="control steps of all worlds per contender and size")
     parser.add_argument("--sync-worlds", type=int, default=8, help="worlds of SyncVectorEnv, 0 for none")
     parser.add_argument("--async-worlds", type=int, default=0, help="worlds of AsyncVectorEnv, 0 for one per core")
+    parser.add_argument("--compiled", action="store_true", help="also with compiled functions (up to a minute each)")
     parser.add_argument("--no-rivals", action="store_true", help="leave out gymnasium and EnvPool")
     parser.add_argument("--out", type=Path, default=RESULTS / "physics.json")
     arguments = parser.parse_args()
@@ -52,6 +55,9 @@ def main() -> None:
                     "raw Batch.step": _raw(spec, num_worlds, arguments.num_threads),
                     "BatchedEnv.step": _ours(spec, num_worlds, arguments.num_threads),
                 }
+                if arguments.compiled:
+                    compiled = _ours(compile_spec(spec), num_worlds, arguments.num_threads)
+                    contenders["BatchedEnv.step, compiled"] = compiled
                 if name.startswith("half-cheetah") and not arguments.no_rivals:
                     contenders |= stack.enter_context(_rivals(arguments, num_worlds))
                 rows = _measure(contenders, max(5, arguments.steps // num_worlds))

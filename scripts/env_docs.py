@@ -74,7 +74,9 @@ def page(spec: EnvSpec) -> str:
         facts.append(f"- metrics: {', '.join(spec.metrics.names)}")
     if spec.signals is not None:
         facts.append(f"- signals for learned losses: {', '.join(spec.signals.names) or 'none'}")
-    facts.append(f"- scripted expert: {'yes' if spec.expert is not None else 'no'}")
+    video = f"videos/expert-{spec.name}.mp4"
+    on_film = f", [on film](../../{video})" if (ROOT / video).exists() else ""
+    facts.append(f"- scripted expert: {'yes' if spec.expert is not None else 'no'}{on_film}")
     source = f"`{module.replace('.', '/')}.py`"
     return "\n".join(
         [

@@ -28,7 +28,7 @@ from metarl.errors import MetarlError
 from metarl.fewshot.config import FewShotConfig
 from metarl.fewshot.data import make_options, open_data
 from metarl.fewshot.data.omniglot import official_runs
-from metarl.fewshot.evaluate import FewShotEvaluation, evaluate_few_shot, judge_episode
+from metarl.fewshot.evaluate import FewShotEvaluation, evaluate_few_shot, judge_episode, sharing_features
 from metarl.fewshot.pictures import reliability_diagram
 from metarl.fewshot.presets import preset
 from metarl.fewshot.run import LoadedFewShotRun, load_few_shot_run
@@ -126,11 +126,12 @@ def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argpa
     """Evaluate a run on every split and kind of task."""
     config, num_tasks = run.config, 20 if arguments.quick else arguments.num_tasks
     source = open_data(config.data, config.data_options, arguments.data_dir, device=config.device)
+    learner, source = sharing_features(run.learner, source)
     evaluations: list[FewShotEvaluation] = []
-    for split, pairing, (ways, shots) in product(table.splits, table.pairings, row.kinds):
-        shape = EpisodeShape(ways=ways, shots=shots, queries=table.queries, pairing=pairing)
+    for split, pairing, queries, (ways, shots) in product(table.splits, table.pairings, row.queries, row.kinds):
+        shape = EpisodeShape(ways=ways, shots=shots, queries=queries, pairing=pairing)
         judged = evaluate_few_shot(
-            run.learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
+            learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
         )
         evaluations.append(judged)
     result: dict[str, Any] = {
@@ -163,13 +164,14 @@ def report(name: str, table: FewShotTable, records: Sequence[dict[str, Any]], re
 
 def columns(summary: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of a table."""
-    header = ("learner", "split", "queries from", "tasks", "runs", "accuracy %", "per run")
+    header = ("learner", "split", "queries from", "tasks", "queries", "runs", "accuracy %", "per run")
     rows = [
         (
             s["row"],
             s["split"],
             s["pairing"],
             s["tasks"],
+            str(s["queries"]),
             str(s["num_runs"]),
             f"{100 * s['accuracy']:.2f} ± {100 * s['ci95']:.2f}",
             " ".join(f"{100 * value:.1f}" for value in s["accuracies"][:6]),
@@ -185,7 +187,7 @@ def columns(summary: Sequence[dict[str, Any]]) -> tuple[tuple[str, ...], list[tu
 def markdown(path: Path) -> str:
     """The table of a result, as Markdown."""
     result = json.loads(path.read_text())
-    header, rows = columns(result["summary"])
+    header, rows = columns(summarised(result["runs"]))
     lines = [header, tuple("---" for _ in header), *rows]
     published = [
         f"{method}: " + ", ".join(f"{kind} {value:g}" for kind, value in values.items())
@@ -200,14 +202,15 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     The interval is 1.96 standard errors: over runs where there are several, else over the tasks of the only one.
     """
-    groups: dict[tuple[str, str, str, Kind], list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, str, str, Kind, int], list[dict[str, Any]]] = {}
     for record in records:
         for evaluation in record["evaluations"]:
-            kind = (evaluation["shape"]["ways"], evaluation["shape"]["shots"])
-            pairing = evaluation["shape"]["pairing"]
-            groups.setdefault((record["row"], evaluation["split"], pairing, kind), []).append(evaluation)
+            shape = evaluation["shape"]
+            kind = (shape["ways"], shape["shots"])
+            key = (record["row"], evaluation["split"], shape["pairing"], kind, shape["queries"])
+            groups.setdefault(key, []).append(evaluation)
     rows = []
-    for (row, split, pairing, (ways, shots)), of_runs in groups.items():
+    for (row, split, pairing, (ways, shots), queries), of_runs in groups.items():
         accuracies = [e["accuracy"]["mean"] for e in of_runs]
         over_runs = 1.96 * stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
         scaled = [e["scaled_ece"] for e in of_runs]
@@ -218,6 +221,7 @@ def summarised(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "split": split,
                 "pairing": pairing,
                 "tasks": f"{ways}-way {shots}-shot",
+                "queries": queries,
                 "num_runs": len(of_runs),
                 "accuracy": mean(accuracies),
                 "ci95": of_runs[0]["accuracy"]["ci95"] if over_runs is None else over_runs,

@@ -17,7 +17,17 @@ def find(checks: list[Check], item: str) -> Check:
 def test_every_part_of_the_machine_is_reported() -> None:
     checks = report()
     items = " ".join(check.item for check in checks)
-    for part in ("Python", "cores", "torch", "CUDA", "mujoco.batch", "mujoco_warp", "video encoder", "free disk"):
+    for part in (
+        "Python",
+        "cores",
+        "torch",
+        "CUDA",
+        "C++ compiler",
+        "mujoco.batch",
+        "mujoco_warp",
+        "video encoder",
+        "free disk",
+    ):
         assert part in items
     for backend in ("egl", "osmesa", "glfw", "warp", "auto"):
         assert find(checks, f"renderer: {backend}").detail

@@ -85,8 +85,15 @@ def cut_back(folder, checkpoint_steps):
 
 @pytest.mark.parametrize("algorithm", SETTINGS)
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm):
-    settings = SETTINGS[algorithm]
-    whole = RunConfig(algorithm, "hidden-target", settings)
+    _cut_and_resume(tmp_path, RunConfig(algorithm, "hidden-target", SETTINGS[algorithm]))
+
+
+@pytest.mark.slow
+def test_so_is_one_in_compiled_worlds(tmp_path):
+    _cut_and_resume(tmp_path, RunConfig("rl2", "hidden-target", SMALL, compile_env=True))
+
+
+def _cut_and_resume(tmp_path, whole):
     train(whole, tmp_path / "whole", **QUIET)
     train(whole, tmp_path / "cut", checkpoint_interval_s=0, keep_checkpoints=100, **QUIET)
     for step in (5, 2):

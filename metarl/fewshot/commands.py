@@ -53,7 +53,7 @@ def evaluate(arguments: list[str]) -> int:
     import torch
 
     from metarl.fewshot.data.omniglot import official_runs
-    from metarl.fewshot.evaluate import evaluate_few_shot, judge_episode, table
+    from metarl.fewshot.evaluate import evaluate_few_shot, judge_episode, sharing_features, table
     from metarl.fewshot.pictures import embedding_picture, episode_picture, reliability_diagram
     from metarl.fewshot.run import load_few_shot_run, open_source
     from metarl.fewshot.sampler import EpisodeShape
@@ -84,13 +84,14 @@ def evaluate(arguments: list[str]) -> int:
     pairing = options.pairing or run.config.training.pairing
     evaluations = []
     for loaded in runs:
+        learner, tasks = sharing_features(loaded.learner, source)
         for ways in options.ways or _usual_ways(loaded, source.num_classes(options.split)):
             for shots in options.shots or (1, 5):
                 shape = EpisodeShape(ways=ways, shots=shots, queries=options.queries, pairing=pairing)
                 evaluations.append(
                     evaluate_few_shot(
-                        loaded.learner,
-                        source,
+                        learner,
+                        tasks,
                         shape,
                         name=_label(loaded, runs),
                         split=options.split,
@@ -108,13 +109,17 @@ def evaluate(arguments: list[str]) -> int:
         }
     write_json(json_path, values)
     written = [reliability_diagram(pictures / "reliability.png", evaluations)]
-    shown = source.sample(options.split, evaluations[0].shape, 1, make_generator(options.seed, "picture"))
+    one = (options.split, evaluations[0].shape)
+    shown = source.sample(*one, 1, make_generator(options.seed, "picture"))
+    names = source.class_names(*one, make_generator(options.seed, "picture"))
     log_probs = run.learner.log_probs(shown, make_generator(options.seed, "picture noise", run.config.device))
-    written.append(episode_picture(pictures / "episode.png", shown, log_probs))
+    written.append(episode_picture(pictures / "episode.png", shown, log_probs, names))
     many = min(10, source.num_classes(options.split))
-    shown = source.sample(options.split, replace(evaluations[0].shape, ways=many), 1, make_generator(0, "picture"))
+    of_many = (options.split, replace(evaluations[0].shape, ways=many))
+    shown = source.sample(*of_many, 1, make_generator(0, "picture"))
+    names = source.class_names(*of_many, make_generator(0, "picture"))
     title = f"{run.config.learner} on {run.config.data}, {many} classes of split {options.split}"
-    if embedding := embedding_picture(pictures / "embedding.png", run.learner, shown, title):
+    if embedding := embedding_picture(pictures / "embedding.png", run.learner, shown, title, names):
         written.append(embedding)
     print_table(table(evaluations), f"{run.config.data}, {options.num_tasks} tasks of split {options.split}")
     for label, result in values.get("official_runs", {}).items():

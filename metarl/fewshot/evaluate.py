@@ -7,10 +7,9 @@ tasks, as published everywhere.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -30,8 +29,8 @@ from metarl.fewshot.calibration import (
     unknown_auroc,
 )
 from metarl.fewshot.sampler import EpisodeShape
-from metarl.fewshot.sources import EpisodeSource
-from metarl.fewshot.types import Episode, FewShotLearner, accuracy, known
+from metarl.fewshot.sources import EpisodeSource, FeatureSource, PackedSource
+from metarl.fewshot.types import ComparesFeatures, Episode, accuracy, known
 from metarl.seeding import make_generator
 
 _SAMPLES_AT_ONCE = 2_500
@@ -80,7 +79,6 @@ class FewShotEvaluation:
         scaled_nll, scaled_ece: with that temperature.
         unknown_auroc: of telling queries of the task's classes from queries of none by the largest probability; None
             where the split has no further class.
-        seconds_per_task: adaptation and prediction, by the wall clock.
     """
 
     learner: str
@@ -100,7 +98,6 @@ class FewShotEvaluation:
     scaled_nll: Estimate | None
     scaled_ece: float | None
     unknown_auroc: Estimate | None
-    seconds_per_task: float
 
     @property
     def task_name(self) -> str:
@@ -112,8 +109,42 @@ class FewShotEvaluation:
         return asdict(self) | {"bins": [b._asdict() for b in self.bins]}
 
 
+class Predicts(Protocol):
+    """What is judged: a learner, or what it says of features."""
+
+    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
+        """See `FewShotLearner.log_probs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class _OfFeatures:
+    """A learner for episodes of its own features."""
+
+    learner: ComparesFeatures
+
+    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
+        return self.learner.log_probs_of_features(episode)
+
+
+def sharing_features(learner: Any, source: EpisodeSource) -> tuple[Predicts, EpisodeSource]:
+    """Learner and source for several evaluations: each sample is encoded once, however many tasks it is in.
+
+    The numbers are those of learner and source themselves but for rounding. Learners whose features depend on the
+    batch, and those that adapt weights, are returned as they are. The learner must not be trained meanwhile.
+
+    Args:
+        learner: trained.
+        source: of the tasks.
+    """
+    if isinstance(learner, ComparesFeatures) and learner.is_inductive and isinstance(source, PackedSource):
+        learner.eval()
+        return _OfFeatures(learner), FeatureSource(source, learner.features)
+    return learner, source
+
+
 def evaluate_few_shot(
-    learner: FewShotLearner,
+    learner: Predicts,
     source: EpisodeSource,
     shape: EpisodeShape,
     *,
@@ -129,7 +160,7 @@ def evaluate_few_shot(
     normalise over the queries.
 
     Args:
-        learner: trained.
+        learner: trained; see `sharing_features`.
         source: of the tasks.
         shape: what they look like.
         name: of the learner, for tables.
@@ -181,11 +212,10 @@ def evaluate_few_shot(
         scaled_nll=None if temperature is None else Estimate.of(torch.cat(judged.scaled_nll)),
         scaled_ece=None if temperature is None else calibration_error(_bins(judged.scaled_confidences)[0]),
         unknown_auroc=auroc,
-        seconds_per_task=judged.seconds / num_tasks,
     )
 
 
-def judge_episode(learner: FewShotLearner, episode: Episode, seed: int = 0) -> tuple[float, int]:
+def judge_episode(learner: Predicts, episode: Episode, seed: int = 0) -> tuple[float, int]:
     """Share and number of right answers over given tasks, such as Lake's official runs.
 
     Args:
@@ -236,12 +266,9 @@ class _Judged:
         self.scaled_nll: list[Tensor] = []
         self.confidences: list[tuple[Tensor, Tensor, Tensor]] = []
         self.scaled_confidences: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.seconds = 0.0
 
-    def add(self, learner: FewShotLearner, episode: Episode, noise: torch.Generator) -> None:
-        started = time.perf_counter()
+    def add(self, learner: Predicts, episode: Episode, noise: torch.Generator) -> None:
         log_probs = learner.log_probs(episode, noise).cpu()  # (B, Q, W)
-        self.seconds += time.perf_counter() - started
         episode = episode.to("cpu")
         self.accuracy.append(accuracy(log_probs, episode))
         self.nll.append(query_nll(log_probs, episode))
@@ -260,7 +287,7 @@ def _bins(collected: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[tuple[Bin
 
 
 def _temperature(
-    learner: FewShotLearner,
+    learner: Predicts,
     source: EpisodeSource,
     split: str,
     shape: EpisodeShape,

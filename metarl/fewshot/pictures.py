@@ -63,13 +63,14 @@ def reliability_diagram(path: Path, evaluations: Sequence[FewShotEvaluation]) ->
     return _save(figure, path)
 
 
-def episode_picture(path: Path, episode: Episode, log_probs: Tensor) -> Path:
+def episode_picture(path: Path, episode: Episode, log_probs: Tensor, names: Sequence[str] = ()) -> Path:
     """Draw the first task: a row per class, its support on the left, queries of it with the answers on the right.
 
     Args:
         path: of the PNG.
         episode: tasks of images or signals.
         log_probs: (B, Q, W) of their queries.
+        names: of the classes of the first task; none: they are numbered.
 
     Returns:
         The PNG.
@@ -81,26 +82,31 @@ def episode_picture(path: Path, episode: Episode, log_probs: Tensor) -> Path:
     ways = min(_MAX_WAYS, task.num_ways)
     shots = min(_MAX_SHOTS, int((task.support_y[0] == 0).sum()))
     queries = min(_MAX_QUERIES, int((task.query_y[0] == 0).sum()))
-    figure = _figure(1.0 * (shots + queries) + 1.0, 1.15 * ways + 0.4)
-    panels = figure.subplots(ways, shots + queries, squeeze=False)
+    figure = _figure(1.0 * (shots + queries) + 2.4, 1.15 * ways + 0.4)
+    panels = figure.subplots(
+        ways, 1 + shots + queries, squeeze=False, gridspec_kw={"width_ratios": [1.4] + [1] * (shots + queries)}
+    )
+    called = _called(names, task.num_ways)
     for way in range(ways):
         support = ((task.support_y[0] == way) & task.support_mask[0]).nonzero()[:shots, 0]
         asked = ((task.query_y[0] == way) & task.query_mask[0]).nonzero()[:queries, 0]
         for panel in panels[way]:
             panel.set_axis_off()
-        for column, sample in enumerate(support.tolist()):
+        panels[way][0].text(1.0, 0.5, f"{way + 1}  {called[way]}", fontsize=8, ha="right", va="center", color="#333333")
+        for column, sample in enumerate(support.tolist(), start=1):
             _sample(panels[way][column], task.support_x[0, sample])
-            panels[way][column].set_title(f"class {way + 1}" if column == 0 else "", fontsize=8, color="#333333")
-        for column, sample in enumerate(asked.tolist(), start=shots):
+        for column, sample in enumerate(asked.tolist(), start=1 + shots):
             answer, sure = int(probs[sample].argmax()), float(probs[sample].max())
             color = _RIGHT if answer == way else _WRONG
             _sample(panels[way][column], task.query_x[0, sample])
             panels[way][column].set_title(f"{answer + 1}: {100 * sure:.0f} %", fontsize=8, color=color)
-    figure.suptitle(f"support ({shots} of a class)   |   queries with answer and confidence", fontsize=10)
+    figure.suptitle(f"class, support ({shots} of a class)   |   queries with answer and confidence", fontsize=10)
     return _save(figure, path)
 
 
-def embedding_picture(path: Path, learner: FewShotLearner, episode: Episode, title: str = "") -> Path | None:
+def embedding_picture(
+    path: Path, learner: FewShotLearner, episode: Episode, title: str = "", names: Sequence[str] = ()
+) -> Path | None:
     """Draw the queries of the first task in the plane in which its classes' mean embeddings vary most.
 
     Args:
@@ -108,6 +114,7 @@ def embedding_picture(path: Path, learner: FewShotLearner, episode: Episode, tit
         learner: whose embedding is drawn.
         episode: tasks.
         title: a line above.
+        names: of the classes of the first task; none: they are numbered.
 
     Returns:
         The PNG; None where the learner has no embedding for all tasks.
@@ -124,18 +131,30 @@ def embedding_picture(path: Path, learner: FewShotLearner, episode: Episode, tit
     means = torch.stack([embedded[y == way].mean(0) for way in range(task.num_ways)])  # (W, D)
     plane = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh[:2]  # (2, D)
     points = ((embedded - means.mean(0)) @ plane.mT).numpy()  # (Q, 2)
-    figure = _figure(4.6, 4.2)
+    figure = _figure(6.2, 4.2)
     panel = figure.subplots()
+    called = _called(names, task.num_ways)
     for way in range(task.num_ways):
         color, marker = COLORS[way % len(COLORS)], _MARKERS[way % len(_MARKERS)]
         of_way = points[(y == way).numpy()]
-        panel.scatter(of_way[:, 0], of_way[:, 1], s=16, color=color, marker=marker, alpha=0.8, linewidths=0)
+        label = f"{way + 1}  {called[way]}".replace("\n", " ")
+        panel.scatter(
+            of_way[:, 0], of_way[:, 1], s=16, color=color, marker=marker, alpha=0.8, linewidths=0, label=label
+        )
         panel.annotate(str(way + 1), tuple(of_way.mean(0)), fontsize=10, weight="bold", ha="center", va="center")
     panel.set(xlabel="first direction of the class means", ylabel="second direction")
+    panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     _quiet(panel)
     if title:
         panel.set_title(title, fontsize=10)
     return _save(figure, path)
+
+
+def _called(names: Sequence[str], num_ways: int) -> list[str]:
+    """Names as they are shown: of a path the last two parts, such as alphabet and character, below each other."""
+    if not names:
+        return [f"class {way + 1}" for way in range(num_ways)]
+    return ["\n".join(name.split("/")[-2:]).replace("_", " ") for name in names]
 
 
 def _sample(panel: Axes, x: Tensor) -> None:

@@ -31,7 +31,7 @@ class LoadedFewShotRun:
         learner: with the weights of the checkpoint.
         x_shape: X of the samples that it reads.
         update: the update after which they were saved.
-        train_s: seconds that it was trained for.
+        train_s: seconds that it was trained for; on a CPU those of a busy core.
     """
 
     path: Path

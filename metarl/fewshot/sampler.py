@@ -102,7 +102,7 @@ class EpisodeSampler:
         self._class_ids, self._table, self._counts, self._groups = _tables(data, part)
         self._class_names = data.class_names
         self.num_classes = len(self._class_ids) * len(self._turns)
-        self.x_shape = tuple(self._batch(self._table[:1, 0], torch.zeros(1, dtype=torch.int64), None).shape[1:])
+        self.x_shape = tuple(self.samples(self._table[:1, 0], torch.zeros(1, dtype=torch.int64)).shape[1:])
 
     def sample(self, shape: EpisodeShape, num_tasks: int, generator: torch.Generator) -> Episode:
         """Draw tasks.
@@ -120,18 +120,7 @@ class EpisodeSampler:
             DataError: a class with fewer samples than a task needs, which is named.
         """
         draw = self.draw(shape, num_tasks, generator)
-        support_x = self._of_tasks(draw.support_ids, draw.support_turns, generator)
-        query_x = self._of_tasks(draw.query_ids, draw.query_turns, generator)
-        device = self._x.device
-        return Episode(
-            support_x,
-            draw.support_y.to(device),
-            draw.support_mask.to(device),
-            query_x,
-            draw.query_y.to(device),
-            draw.query_mask.to(device),
-            shape.ways,
-        )
+        return episode_of(draw, lambda ids, turns: self.samples(ids, turns, generator), shape.ways)
 
     def draw(self, shape: EpisodeShape, num_tasks: int, generator: torch.Generator) -> Draw:
         """Say which samples tasks are made of; arguments and errors are those of `sample`."""
@@ -170,6 +159,23 @@ class EpisodeSampler:
         query_flat = tuple(torch.cat(values, 1) for values in zip(*query_parts, strict=True))
         return Draw(*self._as_ids(*support_flat), *self._as_ids(*query_flat))
 
+    def samples(self, ids: Tensor, turns: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Samples (N, *X') as learners read them, on the device.
+
+        Args:
+            ids: (N,) int64, index in the data set.
+            turns: (N,) int64, by how many quarters each is turned.
+            generator: of the augmentation, if there is one; None: samples are left as they are.
+        """
+        x = as_float(self._x[ids.to(self._x.device)])  # (N, *X)
+        if len(self._turns) > 1 or bool(self._turns[0]):
+            for quarter in range(1, 4):
+                is_turned = (turns == quarter).to(x.device)
+                x[is_turned] = torch.rot90(x[is_turned], quarter, (-2, -1))
+        if self._augment is not None and generator is not None:
+            x = self._augment(x, generator)
+        return x if self._prepare is None else self._prepare(x)
+
     def require(self, shape: EpisodeShape) -> None:
         """Refuse tasks that this split cannot give; raises as `sample` does."""
         asked = shape.ways + bool(shape.unknown_queries)
@@ -204,22 +210,32 @@ class EpisodeSampler:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self._table[base, sample], turn, label, there
 
-    def _of_tasks(self, ids: Tensor, turns: Tensor, generator: torch.Generator) -> Tensor:
-        return self._batch(ids.flatten(), turns.flatten(), generator).unflatten(0, ids.shape)
-
-    def _batch(self, ids: Tensor, turns: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Samples (N, *X') by index; augmented where a generator is given."""
-        x = as_float(self._x[ids.to(self._x.device)])  # (N, *X)
-        if len(self._turns) > 1 or bool(self._turns[0]):
-            for quarter in range(1, 4):
-                is_turned = (turns == quarter).to(x.device)
-                x[is_turned] = torch.rot90(x[is_turned], quarter, (-2, -1))
-        if self._augment is not None and generator is not None:
-            x = self._augment(x, generator)
-        return x if self._prepare is None else self._prepare(x)
-
     def _name(self, row: int) -> str:
         return self._class_names[int(self._class_ids[row])]
+
+
+def episode_of(draw: Draw, samples: Callable[[Tensor, Tensor], Tensor], num_ways: int) -> Episode:
+    """The tasks that were drawn.
+
+    Args:
+        draw: which samples they are made of.
+        samples: (N,) indices and (N,) turns -> (N, *X) on the device of the episode.
+        num_ways: W.
+    """
+
+    def x(ids: Tensor, turns: Tensor) -> Tensor:
+        return samples(ids.flatten(), turns.flatten()).unflatten(0, ids.shape)
+
+    episode = Episode(
+        x(draw.support_ids, draw.support_turns),
+        draw.support_y,
+        draw.support_mask,
+        x(draw.query_ids, draw.query_turns),
+        draw.query_y,
+        draw.query_mask,
+        num_ways,
+    )
+    return episode.to(episode.support_x.device)
 
 
 def _tables(data: PackedData, part: Split) -> tuple[Tensor, Tensor, Tensor, Tensor]:

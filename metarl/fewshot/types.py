@@ -134,6 +134,29 @@ class Embeds(Protocol):
         ...
 
 
+@runtime_checkable
+class ComparesFeatures(Protocol):
+    """A learner that makes features of each sample and compares those, so that many tasks can share them.
+
+    Attributes:
+        is_inductive: whether the features of a sample are its own, whatever else is in the batch.
+    """
+
+    is_inductive: bool
+
+    def eval(self) -> Any:
+        """Stop normalising by the batch at hand."""
+        ...
+
+    def features(self, x: Tensor) -> Tensor:
+        """Features (N, *E) of samples (N, *X)."""
+        ...
+
+    def log_probs_of_features(self, episode: Episode) -> Tensor:
+        """Log probabilities (B, Q, W) of the queries of an episode whose samples are features; no graph is kept."""
+        ...
+
+
 def known(query_y: Tensor, query_mask: Tensor) -> Tensor:
     """(B, Q) bool: queries that are no padding and belong to a class of the task."""
     return query_mask & (query_y >= 0)

@@ -10,7 +10,7 @@ from metarl.errors import ConfigError
 from metarl.fewshot.learners import default_settings, make_learner
 from metarl.fewshot.learners.gnn import Edges
 from metarl.fewshot.learners.matching import class_log_probs
-from metarl.fewshot.learners.metric import apply_where, members
+from metarl.fewshot.learners.metric import apply_where, featured, members
 from metarl.fewshot.learners.protonet import as_linear_classifier, prototypes, squared_distances
 from metarl.fewshot.types import Episode, cross_entropy
 from tests.fewshot.clusters import DIM, NUM_WAYS, cluster_episode, disturbed_episode
@@ -215,7 +215,8 @@ def test_attention_by_cosines_by_hand():
 
 @pytest.mark.parametrize("changes", [{}, {"distance": "cosine"}, CONTEXT], ids=str)
 def test_attention_sums_to_one_and_leaves_padding_out(changes):
-    attention = learner_of("matching", norm="none", **changes).log_attention(padded(episode_of())).exp()
+    learner = learner_of("matching", norm="none", **changes)
+    attention = learner.log_attention(featured(learner.features, padded(episode_of()))).exp()
     torch.testing.assert_close(attention.sum(-1), torch.ones_like(attention[..., 0]))
     assert not attention[..., NUM_WAYS:].any() and attention[..., :NUM_WAYS].all()
 

@@ -18,10 +18,10 @@ from _fewshot_tables import ALL, TABLES
 PLAIN = argparse.Namespace(max_minutes=0.0, quick=False, device="cpu", torch_threads=1)
 
 
-def evaluation(accuracy, ways=5, shots=1, unknown=None):
+def evaluation(accuracy, ways=5, shots=1, unknown=None, queries=15):
     return {
         "split": "test",
-        "shape": {"ways": ways, "shots": shots, "pairing": "any"},
+        "shape": {"ways": ways, "shots": shots, "queries": queries, "pairing": "any"},
         "accuracy": {"mean": accuracy, "ci95": 0.01},
         "nll": {"mean": 2 * accuracy},
         "brier": {"mean": 0.5},
@@ -69,23 +69,27 @@ def test_intervals_are_over_runs_where_there_are_several_and_over_tasks_where_th
     records = [
         record("protonet", 0, evaluation(0.90), evaluation(0.95, shots=5, unknown=known)),
         record("protonet", 1, evaluation(0.94)),
-        record("maml", 0, evaluation(0.80)),
+        record("maml", 0, evaluation(0.80), evaluation(0.85, queries=1)),
     ]
-    one_shot, five_shot, maml = script.summarised(records)
+    one_shot, five_shot, maml, few_queries = script.summarised(records)
     assert (one_shot["row"], one_shot["tasks"], one_shot["num_runs"]) == ("protonet", "5-way 1-shot", 2)
     assert one_shot["accuracy"] == pytest.approx(0.92) and one_shot["nll"] == pytest.approx(1.84)
     assert one_shot["ci95"] == pytest.approx(1.96 * 0.02)  # deviation 0.02 sqrt(2), over sqrt(2)
     assert one_shot["unknown_auroc"] is None and five_shot["unknown_auroc"] == 0.8
     assert five_shot["ci95"] == maml["ci95"] == 0.01
+    assert (maml["queries"], few_queries["queries"], few_queries["accuracy"]) == (15, 1, 0.85)
 
 
 def test_a_result_is_printed_as_markdown(tmp_path):
-    summary = script.summarised([record("protonet", 0, evaluation(0.9))])
-    result = {"summary": summary, "published": {"values": {"ProtoNet": {"5-way 1-shot": 98.8}}}}
+    result = {
+        "runs": [record("protonet", 0, evaluation(0.9))],
+        "published": {"values": {"ProtoNet": {"5-way 1-shot": 98.8}}},
+    }
     path = tmp_path / "result.json"
     path.write_text(json.dumps({**result, "command": "python x", "commit": "0123456789", "date": "2026-01-02T03"}))
     lines = script.markdown(path).splitlines()
     assert (
-        lines[2] == "| protonet | test | any | 5-way 1-shot | 1 | 90.00 ± 1.00 | 90.0 | 1.800 | 0.500 | 10.0 | - | - |"
+        lines[2]
+        == "| protonet | test | any | 5-way 1-shot | 15 | 1 | 90.00 ± 1.00 | 90.0 | 1.800 | 0.500 | 10.0 | - | - |"
     )
     assert lines[-2:] == ["- ProtoNet: 5-way 1-shot 98.8", "`python x`, commit 01234567, 2026-01-02."]

@@ -1,6 +1,7 @@
 """Training: it learns, stops, resumes bit for bit, and refuses what cannot be trained; on the command line too."""
 
 import json
+import time
 from dataclasses import fields, replace
 
 import pytest
@@ -105,6 +106,20 @@ def test_training_ends_after_its_minutes(small_data, tmp_path):
     asked = config(num_updates=10_000, max_minutes=1e-4)
     outcome = train_few_shot(asked, tmp_path / "run", data_dir=small_data, console=False)
     assert outcome.finished and outcome.env_steps < 2_000
+
+
+def test_time_in_which_others_have_the_processor_does_not_count(small_data):
+    loop = FewShotLoop(config(), open_source(config(), small_data))
+    loop.advance()
+    before, loss = loop.train_s, loop.learner.loss
+
+    def waiting(episode, generator):
+        time.sleep(0.5)
+        return loss(episode, generator)
+
+    loop.learner.loss = waiting
+    loop.advance()
+    assert 0 < loop.train_s - before < 0.4
 
 
 def test_step_sizes_follow_their_schedule():

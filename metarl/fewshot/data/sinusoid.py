@@ -78,3 +78,7 @@ class SinusoidSource:
             return x, y, torch.ones(x.shape[:2], dtype=torch.bool, device=self._device)
 
         return Episode(*part(slice(shape.shots)), *part(slice(shape.shots, None)), num_ways=1)
+
+    def class_names(self, split: str, shape: EpisodeShape, generator: torch.Generator) -> tuple[str, ...]:
+        """See `EpisodeSource.class_names`."""
+        return ()

@@ -24,7 +24,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl.errors import ConfigError
 from metarl.fewshot.gaussian import Gaussian, kl, sample, standard_noise
 from metarl.fewshot.learners.gradient import (
     GradientLearner,
@@ -32,6 +31,7 @@ from metarl.fewshot.learners.gradient import (
     Parameters,
     as_prediction,
     averaged,
+    require_values,
 )
 from metarl.fewshot.named_tensors import group, module_of
 from metarl.fewshot.tasks import Examples, Task, num_examples, prediction_loss, query_metrics
@@ -59,14 +59,12 @@ class ABMLSettings(InnerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_inner_samples", "num_outer_samples", "num_test_samples"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if not self.initial_std > 0:
-            raise ConfigError(f"initial_std must be positive, got {self.initial_std}.")
-        for name in ("inner_kl_coef", "outer_kl_coef"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        require_values(
+            self,
+            at_least_one=("num_inner_samples", "num_outer_samples", "num_test_samples"),
+            positive=("initial_std",),
+            not_negative=("inner_kl_coef", "outer_kl_coef"),
+        )
 
 
 class _Evidence(NamedTuple):

@@ -19,7 +19,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from metarl.errors import ConfigError
 from metarl.fewshot.learners.gradient import (
     GradientLearner,
     InnerSettings,
@@ -27,6 +26,7 @@ from metarl.fewshot.learners.gradient import (
     Parameters,
     as_prediction,
     averaged,
+    require_values,
 )
 from metarl.fewshot.named_tensors import flatten, group, module_of, unflatten
 from metarl.fewshot.svgd import svgd_direction
@@ -53,12 +53,11 @@ class BMAMLSettings(InnerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("num_particles", "num_leader_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        for name in ("initial_spread", "temperature"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        require_values(
+            self,
+            at_least_one=("num_particles", "num_leader_steps"),
+            not_negative=("initial_spread", "temperature"),
+        )
 
 
 class BMAML(GradientLearner):

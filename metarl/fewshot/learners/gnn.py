@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder, norm_layers
-from metarl.fewshot.learners.metric import MetricLearner, apply_where, encode
+from metarl.fewshot.learners.metric import MetricLearner, apply_where
 from metarl.fewshot.types import Episode, require_ways
 
 
@@ -61,7 +61,7 @@ class GNN(MetricLearner):
     def __init__(
         self, settings: GNNSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__(make_encoder(settings, x_shape, generator))
+        super().__init__(make_encoder(settings, x_shape, generator), settings.norm)
         self.num_ways = num_ways
         gained = settings.graph_dim // 2
         widths = [self.encoder.embedding_dim + num_ways + gained * k for k in range(settings.num_layers + 1)]
@@ -78,15 +78,15 @@ class GNN(MetricLearner):
             initialise(part, generator)
 
     @torch.no_grad()
-    def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
+    def log_probs_of_features(self, episode: Episode) -> Tensor:
         """Log probabilities of the queries, (B, Q, W); task by task, for there are as many graphs as queries."""
         self.eval()
-        return torch.cat([self(episode.tasks(i, i + 1)) for i in range(episode.num_tasks)])
+        return torch.cat([self.compare(episode.tasks(i, i + 1)) for i in range(episode.num_tasks)])
 
-    def forward(self, episode: Episode) -> Tensor:
-        """See `MetricLearner.forward`."""
+    def compare(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.compare`."""
         require_ways("gnn", self.num_ways, episode)
-        support, query = encode(self.encoder, episode)  # (B, S, D), (B, Q, D)
+        support, query = episode.support_x, episode.query_x  # (B, S, D), (B, Q, D)
         label = nn.functional.one_hot(episode.support_y, self.num_ways).to(support.dtype)  # (B, S, W)
         unknown = query.new_full((*query.shape[:2], self.num_ways), 1 / self.num_ways)
         known_nodes = torch.cat([support, label], -1).unsqueeze(1).expand(-1, query.shape[1], -1, -1)

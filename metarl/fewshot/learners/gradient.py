@@ -59,14 +59,38 @@ class InnerSettings(EncoderSettings):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
                 raise ConfigError(f"{field.name} must be finite, got {value}.")
-        for name in ("num_inner_steps", "num_test_steps", "inner_lr", "task_chunk"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
+        require_values(self, not_negative=("num_inner_steps", "num_test_steps", "inner_lr", "task_chunk"))
 
     @property
     def test_steps(self) -> int:
         """Inner steps when predicting."""
         return self.num_test_steps or self.num_inner_steps
+
+
+def require_values(
+    settings: object,
+    *,
+    at_least_one: tuple[str, ...] = (),
+    positive: tuple[str, ...] = (),
+    not_negative: tuple[str, ...] = (),
+) -> None:
+    """Refuse settings out of their range.
+
+    Args:
+        settings: a record of numbers.
+        at_least_one, positive, not_negative: names of what must be so.
+
+    Raises:
+        ConfigError: one that is not, by name.
+    """
+    for names, is_right, rule in (
+        (at_least_one, lambda value: value >= 1, "be at least 1"),
+        (positive, lambda value: value > 0, "be positive"),
+        (not_negative, lambda value: value >= 0, "not be negative"),
+    ):
+        for name in names:
+            if not is_right(getattr(settings, name)):
+                raise ConfigError(f"{name} must {rule}, got {getattr(settings, name)}.")
 
 
 class Network(nn.Module):

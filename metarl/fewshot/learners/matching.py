@@ -25,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder
-from metarl.fewshot.learners.metric import MetricLearner, encode, members
+from metarl.fewshot.learners.metric import MetricLearner, members
 from metarl.fewshot.learners.protonet import squared_distances
 from metarl.fewshot.types import Episode
 
@@ -68,7 +68,7 @@ class Matching(MetricLearner):
     def __init__(
         self, settings: MatchingSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__(make_encoder(settings, x_shape, generator))
+        super().__init__(make_encoder(settings, x_shape, generator), settings.norm)
         self.distance = settings.distance
         self.log_scale = nn.Parameter(torch.tensor(settings.initial_scale).log(), requires_grad=settings.learns_scale)
         self.context = FullContext(self.encoder.embedding_dim, settings.num_reads) if settings.full_context else None
@@ -80,8 +80,8 @@ class Matching(MetricLearner):
         return super().loss(episode if self.context is None else shuffled(episode, generator), generator)
 
     def log_attention(self, episode: Episode) -> Tensor:
-        """log a, (B, Q, S); minus infinity where the support is padding."""
-        support, query = encode(self.encoder, episode)  # (B, S, D), (B, Q, D)
+        """log a, (B, Q, S), of an episode of features; minus infinity where the support is padding."""
+        support, query = episode.support_x, episode.query_x  # (B, S, D), (B, Q, D)
         if self.context is not None:
             support, query = self.context(support, query, episode.support_mask)
         if self.distance == "cosine":
@@ -92,8 +92,8 @@ class Matching(MetricLearner):
         logits = (self.log_scale.exp() * similarity).masked_fill(~episode.support_mask.unsqueeze(1), -math.inf)
         return logits.log_softmax(-1)
 
-    def forward(self, episode: Episode) -> Tensor:
-        """See `MetricLearner.forward`."""
+    def compare(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.compare`."""
         member = members(episode.support_y, episode.support_mask, episode.num_ways)  # (B, S, W)
         return class_log_probs(self.log_attention(episode), member)
 

@@ -1,4 +1,4 @@
-"""What the metric learners share: an encoder, encoding the samples of an episode, and judging log probabilities."""
+"""What the metric learners share: an encoder, an episode of its features, and judging log probabilities."""
 
 from __future__ import annotations
 
@@ -7,26 +7,39 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from metarl.fewshot.encoders import Encoder
+from metarl.fewshot.encoders import Encoder, Norm
 from metarl.fewshot.types import Episode, accuracy, cross_entropy
 
 
 class MetricLearner(nn.Module):
-    """Compares embeddings; a subclass says with what probabilities.
+    """Compares features of samples; a subclass says with what probabilities.
 
     Args:
         encoder: (N, *X) -> (N, D).
+        norm: its normalisation.
+
+    Attributes:
+        is_inductive: whether the features of a sample do not depend on what it is evaluated with.
     """
 
     any_ways = True
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, norm: Norm) -> None:
         super().__init__()
         self.encoder = encoder
+        self.is_inductive = norm != "batch"
+
+    def compare(self, episode: Episode) -> Tensor:
+        """Log probabilities of the queries, (B, Q, W), in the module's mode and with a graph.
+
+        Args:
+            episode: of features, as `featured` makes them.
+        """
+        raise NotImplementedError
 
     def forward(self, episode: Episode) -> Tensor:
         """Log probabilities of the queries, (B, Q, W), in the module's mode and with a graph."""
-        raise NotImplementedError
+        return self.compare(featured(self.features, episode))
 
     def loss(self, episode: Episode, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         """Cross-entropy of the queries, and their accuracy."""
@@ -37,28 +50,37 @@ class MetricLearner(nn.Module):
     def log_probs(self, episode: Episode, generator: torch.Generator) -> Tensor:
         """Log probabilities of the queries, (B, Q, W)."""
         self.eval()
-        return self(episode)
+        return self.log_probs_of_features(featured(self.features, episode))
+
+    @torch.no_grad()
+    def log_probs_of_features(self, episode: Episode) -> Tensor:
+        """Log probabilities of the queries, (B, Q, W), of an episode of features."""
+        self.eval()
+        return self.compare(episode)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What is compared, (N, *E), of samples (N, *X)."""
+        return self.encoder(channels_last(x))
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (N, D) of samples (N, *X)."""
-        return self.encoder(x)
+        """Embeddings (N, D) of samples (N, *X): their features, flattened."""
+        return self.features(x).flatten(1)
 
 
-def encode(encoder: Callable[[Tensor], Tensor], episode: Episode) -> tuple[Tensor, Tensor]:
-    """Embed all samples of all tasks in one pass; padding is left out of it, so that it cannot touch batch statistics.
+def featured(features: Callable[[Tensor], Tensor], episode: Episode) -> Episode:
+    """The episode with the features of its samples in their place, which are zero where it is padding.
+
+    All samples of all tasks are one batch; padding is left out of it, so that it cannot touch batch statistics.
 
     Args:
-        encoder: (N, *X) -> (N, *E).
+        features: (N, *X) -> (N, *E).
         episode: the tasks.
-
-    Returns:
-        Support (B, S, *E) and query (B, Q, *E); zero where it is padding.
     """
     x = torch.cat([episode.support_x, episode.query_x], dim=1)  # (B, S + Q, *X)
     mask = torch.cat([episode.support_mask, episode.query_mask], dim=1)  # (B, S + Q)
-    embedded = apply_where(lambda samples: encoder(_channels_last(samples)), x, mask)  # (B, S + Q, *E)
+    found = apply_where(features, x, mask)  # (B, S + Q, *E)
     num_support = episode.support_y.shape[1]
-    return embedded[:, :num_support], embedded[:, num_support:]
+    return episode._replace(support_x=found[:, :num_support], query_x=found[:, num_support:])
 
 
 def apply_where(function: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor) -> Tensor:
@@ -102,6 +124,6 @@ def accuracy_metric(scores: Tensor, episode: Episode) -> dict[str, float]:
     return {"accuracy": float(accuracy(scores, episode).mean())}
 
 
-def _channels_last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
     """Images in the memory order in which convolutions on the CPU take two thirds of the time; the same numbers."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and x.device.type == "cpu" else x

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.fewshot.encoders import EncoderSettings, Norm, make_encoder
-from metarl.fewshot.learners.metric import MetricLearner, encode
+from metarl.fewshot.learners.metric import MetricLearner
 from metarl.fewshot.types import Episode
 
 
@@ -32,14 +32,13 @@ class ProtoNet(MetricLearner):
     def __init__(
         self, settings: ProtoNetSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__(make_encoder(settings, x_shape, generator))
+        super().__init__(make_encoder(settings, x_shape, generator), settings.norm)
         self.log_scale = nn.Parameter(torch.zeros(()), requires_grad=settings.learns_temperature)
 
-    def forward(self, episode: Episode) -> Tensor:
-        """See `MetricLearner.forward`."""
-        support, query = encode(self.encoder, episode)  # (B, S, D), (B, Q, D)
-        means = prototypes(support, episode.support_y, episode.support_mask, episode.num_ways)  # (B, W, D)
-        return torch.log_softmax(-self.log_scale.exp() * squared_distances(query, means), dim=-1)
+    def compare(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.compare`."""
+        means = prototypes(episode.support_x, episode.support_y, episode.support_mask, episode.num_ways)  # (B, W, D)
+        return torch.log_softmax(-self.log_scale.exp() * squared_distances(episode.query_x, means), dim=-1)
 
 
 def prototypes(support: Tensor, support_y: Tensor, support_mask: Tensor, num_ways: int) -> Tensor:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.encoders import EncoderSettings, Norm, initialise, make_encoder, norm_layers
-from metarl.fewshot.learners.metric import MetricLearner, accuracy_metric, apply_where, encode
+from metarl.fewshot.learners.metric import MetricLearner, accuracy_metric, apply_where, channels_last, featured
 from metarl.fewshot.learners.protonet import prototypes
 from metarl.fewshot.types import Episode, known, task_mean
 
@@ -58,7 +58,7 @@ class Relation(MetricLearner):
     def __init__(
         self, settings: RelationSettings, x_shape: tuple[int, ...], num_ways: int, generator: torch.Generator
     ) -> None:
-        super().__init__(make_encoder(settings, x_shape, generator, num_halved=2))
+        super().__init__(make_encoder(settings, x_shape, generator, num_halved=2), settings.norm)
         self.objective = settings.objective
         self.comparison = Comparison(self.encoder.map_shape, settings.relation_dim, settings.norm)
         initialise(self.comparison, generator)
@@ -68,22 +68,22 @@ class Relation(MetricLearner):
         if self.objective == "cross-entropy":
             return super().loss(episode, generator)
         self.train()
-        logits = self._logits(episode)
+        logits = self._logits(featured(self.features, episode))
         target = episode.query_y.unsqueeze(-1) == torch.arange(episode.num_ways, device=logits.device)  # (B, Q, W)
         error = (logits.sigmoid() - target.to(logits.dtype)).square().mean(-1)  # (B, Q)
         return task_mean(error, known(episode.query_y, episode.query_mask)), accuracy_metric(logits, episode)
 
-    def forward(self, episode: Episode) -> Tensor:
-        """See `MetricLearner.forward`."""
+    def compare(self, episode: Episode) -> Tensor:
+        """See `MetricLearner.compare`."""
         return self._logits(episode).log_softmax(-1)
 
-    def embed(self, x: Tensor) -> Tensor:
-        """Embeddings (N, D) of samples (N, *X): their maps, flattened."""
-        return self.encoder.maps(x).flatten(1)
+    def features(self, x: Tensor) -> Tensor:
+        """The maps (N, *M) of samples (N, *X)."""
+        return self.encoder.maps(channels_last(x))
 
     def _logits(self, episode: Episode) -> Tensor:
-        """g for each query and class, (B, Q, W); zero where the query is padding."""
-        support, query = encode(self.encoder.maps, episode)  # (B, S, *M), (B, Q, *M)
+        """g for each query and class, (B, Q, W), of an episode of maps; zero where the query is padding."""
+        support, query = episode.support_x, episode.query_x  # (B, S, *M), (B, Q, *M)
         means = prototypes(support.flatten(2), episode.support_y, episode.support_mask, episode.num_ways)
         return self.comparison(query, means.unflatten(-1, support.shape[2:]), episode.query_mask)
 
