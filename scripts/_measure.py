@@ -100,6 +100,14 @@ def save(path: Path, result: Mapping[str, Any]) -> None:
     print(f"written: {path}")
 
 
+def keep(path: Path, name: str, result: Mapping[str, Any]) -> None:
+    """Put the result of one environment, with its circumstances, into a file beside those of the others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known[name] = {**circumstances(), **result}
+    path.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+
+
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

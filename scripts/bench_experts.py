@@ -1,5 +1,7 @@
 """How well the scripted experts, which are told the task, solve every split: the proof that the tasks can be solved.
 
+Environments that were measured before stay in the result.
+
 python scripts/bench_experts.py                  # all environments that have an expert
 python scripts/bench_experts.py --envs push park
 """
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _measure import RESULTS, save, show
+from _measure import RESULTS, keep, show
 
 import envs
 from metarl.errors import MetarlError
@@ -28,21 +30,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_experts.json")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    results: dict[str, dict[str, Any]] = {}
+    rows = []
     try:
         for name in arguments.envs or envs.OWN:
             if envs.make_spec(name).expert is not None:
-                results[name] = judged(name, arguments.num_tasks)
+                splits = judged(name, arguments.num_tasks)
+                keep(arguments.out, name, {"num_tasks": arguments.num_tasks, "splits": splits})
+                rows += [row(name, split, result) for split, result in splits.items()]
     except MetarlError as error:
         parser.exit(2, f"bench_experts: {error}\n")
-    rows = []
-    for name, splits in results.items():
-        for split, result in splits.items():
-            success = "-" if result["success"] is None else f"{100 * result['success']:.0f} %"
-            rest = ", ".join(f"{k} {v:.3g}" for k, v in result["metrics"].items() if v is not None)
-            rows.append((name, split, f"{result['iqm_return']:.1f}", success, rest))
     show(f"Scripted experts, {arguments.num_tasks} tasks", ("environment", "split", "IQM", "success", "metrics"), rows)
-    save(arguments.out, {"num_tasks": arguments.num_tasks, "results": results})
+    print(f"written: {arguments.out}")
+
+
+def row(name: str, split: str, result: dict[str, Any]) -> tuple[str, ...]:
+    """A line of the table."""
+    success = "-" if result["success"] is None else f"{100 * result['success']:.0f} %"
+    rest = ", ".join(f"{k} {v:.3g}" for k, v in result["metrics"].items() if v is not None)
+    return name, split, f"{result['iqm_return']:.1f}", success, rest
 
 
 def judged(name: str, num_tasks: int) -> dict[str, Any]:

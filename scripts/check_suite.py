@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import RESULTS, circumstances, show
+from _measure import RESULTS, keep, show
 from reproduce import trained
 
 import envs
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="+", required=True, help="environments by name")
     parser.add_argument("--total-steps", type=int, default=2_000_000, help="environment steps of each training")
+    parser.add_argument("--num-worlds", type=int, help="of each training; default: the preset's; fewer: more updates")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the test tasks are the same")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--runs", type=Path, default=Path("runs/check_suite"))
@@ -72,6 +73,8 @@ def checked(name: str, arguments: argparse.Namespace, device: str) -> dict[str, 
         judged[policy] = []
         for seed in arguments.seeds:
             settings = replace(preset(policy, name), total_steps=arguments.total_steps)
+            if arguments.num_worlds is not None:
+                settings = replace(settings, num_worlds=arguments.num_worlds)
             config = RunConfig(policy, name, settings, seed=seed, device=device)
             run = trained(arguments.runs / name / f"{policy}-{arguments.total_steps}-seed{seed}", config)
             judged[policy].append(judge(run.learner, spec, policy))
@@ -83,7 +86,6 @@ def checked(name: str, arguments: argparse.Namespace, device: str) -> dict[str, 
     gap = bootstrap_difference(oracle, blind, np.random.default_rng(0), same_runs=False)
     scale = lines["oracle"].iqm - lines["random"].iqm
     return {
-        **circumstances(),
         "total_steps": arguments.total_steps,
         "seeds": arguments.seeds,
         "num_tasks": NUM_TASKS,
@@ -109,13 +111,6 @@ def line(evaluations: list[Evaluation]) -> Line:
 
 def returns_of(evaluations: list[Evaluation]) -> np.ndarray:
     return np.array([e.returns for e in evaluations])[:, :, 0]  # (seeds, tasks)
-
-
-def keep(path: Path, name: str, result: dict[str, Any]) -> None:
-    """Put one environment's result into the file, beside the others."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(dict(sorted({**known, name: result}.items())), indent=1) + "\n")
 
 
 def show_all(path: Path) -> None:

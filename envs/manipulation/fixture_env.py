@@ -2,10 +2,10 @@
 
 The fixture's joint has to be set to a hidden position and stay there (a button: has to be pressed). Nothing that is
 observed tells the position, and the reward tells it only within a narrow band: away from the band it is flat, so it
-does not even say in which direction to go on. The position has to be searched for along the joint's way, at the cost
-of the rewards of that time; who remembers it can go there at once in the next episode. Without a band, with a reward
-that grows all the way to the target, feedback was enough and knowing the task was worth next to nothing. A reward
-within a radius of the goal only is that of PEARL's sparse point robot (Rakelly et al. 2019).
+does not say in which direction to go on. The position has to be searched for along the joint's way; who remembers what
+the reward told can stay there, and go there at once in the next episode. With a reward that grew all the way to the
+target feedback was enough, and knowing the task was worth next to nothing. A reward within a radius of the goal only is
+that of PEARL's sparse point robot (Rakelly et al. 2019).
 
 With q the position of the joint after the step,
 
@@ -222,7 +222,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
             name=task.name,
             description=task.description,
             model=model,
-            scene=lambda named: _drawn(fixture, float(named["side"])),
+            scene=lambda named: _drawn(fixture, *(float(named[name]) for name in ("side", "target", "is_exact"))),
             parameters=task.parameters,
             start=start,
             parts=parts,
@@ -345,8 +345,13 @@ def _build(fixture: Fixture, is_drawn: bool) -> mujoco.MjSpec:
 
 
 @cache
-def _drawn(fixture: Fixture, side: float) -> mujoco.MjModel:
+def _drawn(fixture: Fixture, side: float, target: float, is_exact: float) -> mujoco.MjModel:
+    """With a green ball where the handle shall be, if that is a position."""
     spec = _build(fixture, is_drawn=True)
+    if is_exact:
+        there = fixture.handle(torch.tensor([target]), torch.ones(1))[0].tolist()
+        ball = spec.body(fixture.name).add_geom(type=mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.016, 0, 0], pos=there)
+        ball.rgba, ball.contype, ball.conaffinity, ball.mass = scene.GREEN, 0, 0, 0.0
     decorate(spec)
     model = spec.compile()
     ids = ids_of(model, fixture)
