@@ -212,10 +212,7 @@ def parse(cls: type[Options], command: str, arguments: Sequence[str], default: O
     given: dict[str, Any] = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(complaint):
-            config = (tyro.conf.FlagCreatePairsOff,)
-            options, unread = tyro.cli(
-                cls, prog=f"metarl {command}", args=arguments, config=config, return_unknown_args=True, **given
-            )
+            options, unread = tyro.cli(cls, prog=f"metarl {command}", args=arguments, return_unknown_args=True, **given)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -243,7 +240,7 @@ def peek(arguments: Sequence[str], option: str) -> str | None:
 
 
 def _flags(options: Any) -> Iterator[str]:
-    """How the fields of an options record are typed: --name, and --no-name for a switch that is on."""
+    """How the fields of an options record are typed: --name, and also --no-name for a switch, on or off as it is."""
     for field in fields(options):
         if "Positional" in str(field.type):
             continue
@@ -251,7 +248,10 @@ def _flags(options: Any) -> Iterator[str]:
         if is_dataclass(value):
             yield from _flags(value)
         else:
-            yield f"--{'no-' if value is True else ''}{field.name}".replace("_", "-")
+            name = field.name.replace("_", "-")
+            yield f"--{name}"
+            if isinstance(value, bool):
+                yield f"--no-{name}"
 
 
 def _refuse_unknown(arguments: Iterable[str], known: set[str], see: str) -> None:

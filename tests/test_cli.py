@@ -15,6 +15,8 @@ import torch
 
 from metarl.checkpoint import newest_checkpoint
 from metarl.cli import main
+from metarl.learners import preset
+from metarl.options import TrainOptions, parse
 from metarl.run import read_config
 from metarl.run_folder import open_run
 
@@ -205,6 +207,13 @@ def test_ppo_takes_a_loss_and_one_task(tmp_path, refused):
     line = refused("train", "ppo", "--env", "bandit", "--loss", "dop", "--out", tmp_path / "x")
     assert "Did you mean 'dpo'? Available: clip, dpo, formula:FILE, learned:RUN." in line
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(("switch", "value"), [("--bootstrap-at-end", True), ("--no-bootstrap-at-end", False)])
+@pytest.mark.parametrize("env", ["bandit", "lever"])  # off and on in their presets
+def test_a_switch_can_be_named_either_way_whatever_the_preset_says(switch, value, env):
+    default = TrainOptions(algorithm="rl2", env=env, settings=preset("rl2", env, "default"))
+    assert parse(TrainOptions, "train", ["rl2", "--env", env, switch], default).settings.bootstrap_at_end is value
 
 
 def test_what_a_comparison_cannot_do_is_one_line(trained, gradient, tmp_path, refused):
