@@ -324,6 +324,8 @@ def _draw(
 
 def _line_style(index: int, num_episodes: int) -> dict[str, Any]:
     style = {"color": COLORS[index % len(COLORS)], "linewidth": 2.2, "zorder": 3}
+    if index >= len(COLORS):  # the colours begin again
+        style["linestyle"] = ":"
     if num_episodes <= _MAX_MARKERS:
         style |= {"marker": _MARKERS[index % len(_MARKERS)], "markersize": 6.5}
     return style

@@ -85,6 +85,15 @@ def test_a_reference_is_drawn_grey_from_edge_to_edge(tmp_path):
     assert len(pixels(png, ORANGE)) > 500
 
 
+def test_where_colours_begin_again_the_line_is_dotted(tmp_path):
+    flat = {f"line {i}": curve([float(i)] * 20) for i in range(7)}
+    png, _ = adaptation_curve(tmp_path / "a.png", flat)
+    blue = pixels(png, BLUE)
+    blue = blue[blue[:, 0] < 400]  # the legend is below
+    dotted, solid = (blue[(blue[:, 0] < blue[:, 0].mean()) == is_upper] for is_upper in (True, False))
+    assert 0 < len(dotted) < 0.7 * len(solid)
+
+
 def test_success_gets_a_panel_of_its_own_where_there_is_one(tmp_path):
     without, _ = adaptation_curve(tmp_path / "a.png", {"rl2": curve([1.0, 2.0])})
     curves = {"rl2": curve([1.0, 2.0], [0.0, 1.0]), "random": curve([0.0, 0.0])}
