@@ -17,7 +17,8 @@ def compile_spec(spec: Spec, device: str | torch.device = "cpu") -> EnvSpec:
     """The same environment with `control`, `step` and `observe` compiled by `torch.compile`.
 
     They are compiled when worlds are made, anew for each number of worlds, which takes 20 to 60 seconds. Numbers differ
-    from those of the functions as written by rounding.
+    from those of the functions as written by rounding. A process has one compiled environment: what was compiled before
+    is forgotten, because environments share functions, and torch cannot tell the arrays of one from those of another.
 
     Args:
         spec: the environment.
@@ -29,6 +30,7 @@ def compile_spec(spec: Spec, device: str | torch.device = "cpu") -> EnvSpec:
     """
     if not isinstance(spec, EnvSpec):
         raise ConfigError(f"{spec.name} runs in worker processes; there is nothing to compile.")
+    torch.compiler.reset()
     _refuse_without_compiler(device)
     control = None if spec.control is None else _compiled(spec.control)
     return replace(spec, control=control, step=_compiled(spec.step), observe=_compiled(spec.observe))

@@ -56,7 +56,8 @@ class TrainOptions:
     physics_threads: int = 0
     """Threads of the CPU physics engine, 0 for all cores."""
     compile_env: bool = False
-    """Compile the environment's functions with torch.compile: up to a minute at the start, then faster steps."""
+    """Compile the environment's functions with torch.compile: up to a minute at the start, then faster steps where they
+    are many operations, as in driving."""
     checkpoint_interval_s: float = 60.0
     """Seconds between checkpoints."""
     keep_checkpoints: int = 3
