@@ -114,6 +114,8 @@ class RL2Config(PPOConfig):
     """The policy is also given the task parameters (an oracle)."""
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of memory: the GRU of the paper, or an LSTM, which on the CPU takes up to a sixth of the time."""
+    shortcut: bool = False
+    """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
@@ -266,6 +268,7 @@ class RL2:
             memory=config.memory,
             cell=config.cell,
             sees_task=config.sees_task,
+            shortcut=config.shortcut,
             initial_std=config.initial_std,
         )
 

@@ -36,6 +36,8 @@ class ActorCritic(nn.Module):
         memory: recurrent core, else feed-forward.
         cell: "gru" or "lstm", kind of the recurrent core.
         sees_task: the encoder also reads the (normalised) task parameters: an oracle.
+        shortcut: both heads read what the encoder made of the step beside what the core made of it (Ni et al. 2022,
+            "Recurrent model-free RL can be a strong baseline for many POMDPs"): reacting need not pass the memory.
         initial_std: standard deviation of continuous actions at the start.
         context_dim: numbers that the encoder reads after those that `read` gives; the caller appends them.
     """
@@ -49,12 +51,14 @@ class ActorCritic(nn.Module):
         memory: bool,
         cell: str = "gru",
         sees_task: bool = False,
+        shortcut: bool = False,
         initial_std: float = 0.6,
         context_dim: int = 0,
     ):
         super().__init__()
         self.memory = memory
         self.sees_task = sees_task
+        self.shortcut = shortcut
         self.hidden_dim = hidden_dim
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
@@ -68,10 +72,11 @@ class ActorCritic(nn.Module):
             self.core: nn.Module = _recurrent(cell, hidden_dim)
         else:
             self.core = nn.Sequential(_linear(hidden_dim, hidden_dim), nn.Tanh())
+        head_dim = hidden_dim * (2 if shortcut else 1)
         self.actor = nn.Sequential(
-            _linear(hidden_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, action_space.input_dim, gain=0.01)
+            _linear(head_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, action_space.input_dim, gain=0.01)
         )
-        self.critic = nn.Sequential(_linear(hidden_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
+        self.critic = nn.Sequential(_linear(head_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
         if self.continuous:
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
@@ -87,7 +92,7 @@ class ActorCritic(nn.Module):
             features, memory = self._remember(code, memory)
         else:
             features = self.core(code)
-        distribution = self.distribution(self.actor(features))
+        distribution = self.distribution(self.actor(self._head_inputs(code, features)))
         action = distribution.sample(generator)
         return Act(action, distribution.log_prob(action), memory)
 
@@ -115,10 +120,16 @@ class ActorCritic(nn.Module):
         Returns:
             What `distribution` takes, (T, N, A), and values, (T, N).
         """
-        features = self.core(self.encoder(seen))
+        code = self.encoder(seen)
+        features = self.core(code)
         if self.memory:
             features = features[0]  # (T, N, D)
+        features = self._head_inputs(code, features)
         return self.actor(features), self.critic(features).squeeze(-1)
+
+    def _head_inputs(self, code: Tensor, features: Tensor) -> Tensor:
+        """What both heads read, (..., D) or with a shortcut (..., 2 D)."""
+        return torch.cat([features, code], -1) if self.shortcut else features
 
     def _remember(self, code: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
         """One step of the recurrent core: features (N, D) and the new memory."""
