@@ -114,6 +114,8 @@ class RL2Config(PPOConfig):
     """The policy is also given the task parameters (an oracle)."""
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of memory: the GRU of the paper, or an LSTM, which on the CPU takes up to a sixth of the time."""
+    critic_sees_task: bool = False
+    """The value function, which only training asks, is also given the task parameters; the policy is not."""
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
 
@@ -268,6 +270,7 @@ class RL2:
             memory=config.memory,
             cell=config.cell,
             sees_task=config.sees_task,
+            critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
             initial_std=config.initial_std,
         )

@@ -36,6 +36,8 @@ class ActorCritic(nn.Module):
         memory: recurrent core, else feed-forward.
         cell: "gru" or "lstm", kind of the recurrent core.
         sees_task: the encoder also reads the (normalised) task parameters: an oracle.
+        critic_sees_task: the critic, which only training asks, also reads the (normalised) task parameters (asymmetric
+            actor-critic, Pinto et al. 2018); the actor does not.
         shortcut: both heads read what the encoder made of the step beside what the core made of it (Ni et al. 2022,
             "Recurrent model-free RL can be a strong baseline for many POMDPs"): reacting need not pass the memory.
         initial_std: standard deviation of continuous actions at the start.
@@ -51,6 +53,7 @@ class ActorCritic(nn.Module):
         memory: bool,
         cell: str = "gru",
         sees_task: bool = False,
+        critic_sees_task: bool = False,
         shortcut: bool = False,
         initial_std: float = 0.6,
         context_dim: int = 0,
@@ -58,15 +61,17 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.memory = memory
         self.sees_task = sees_task
+        self.critic_sees_task = critic_sees_task
         self.shortcut = shortcut
         self.hidden_dim = hidden_dim
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
-        self.task_normalizer = RunningNormalizer(task_dim) if sees_task else None
+        self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task else None
         self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
         self.reward_scaler = RewardScaler()  # what the critic predicts
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
         input_dim += context_dim
+        self.encoder_dim = input_dim
         self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
         if memory:
             self.core: nn.Module = _recurrent(cell, hidden_dim)
@@ -76,7 +81,8 @@ class ActorCritic(nn.Module):
         self.actor = nn.Sequential(
             _linear(head_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, action_space.input_dim, gain=0.01)
         )
-        self.critic = nn.Sequential(_linear(head_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
+        critic_dim = head_dim + (task_dim if critic_sees_task else 0)
+        self.critic = nn.Sequential(_linear(critic_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
         if self.continuous:
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
@@ -87,7 +93,7 @@ class ActorCritic(nn.Module):
 
     def act(self, inputs: PolicyInput, memory: Tensor, generator: torch.Generator | None) -> Act:
         """See `Policy.act`."""
-        code = self.encoder(self.read(inputs))
+        code = self.encoder(self.read(inputs)[..., : self.encoder_dim])
         if self.memory:
             features, memory = self._remember(code, memory)
         else:
@@ -102,13 +108,17 @@ class ActorCritic(nn.Module):
         return Evaluation(self.distribution(output), value)
 
     def read(self, inputs: PolicyInput) -> Tensor:
-        """What the encoder reads, (..., N, I): it follows from the running statistics, not from the weights."""
+        """What the encoder reads and after it what only the critic reads, (..., N, I).
+
+        It follows from the running statistics, not from the weights.
+        """
         parts = [self.obs_normalizer(inputs.obs)]
         if self.memory:
             reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
             parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
         if self.task_normalizer is not None:
-            parts.append(self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1))
+            task = self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1)
+            parts += [task] * (self.sees_task + self.critic_sees_task)
         return torch.cat(parts, -1)
 
     def heads(self, seen: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,12 +130,13 @@ class ActorCritic(nn.Module):
         Returns:
             What `distribution` takes, (T, N, A), and values, (T, N).
         """
-        code = self.encoder(seen)
+        code = self.encoder(seen[..., : self.encoder_dim])
         features = self.core(code)
         if self.memory:
             features = features[0]  # (T, N, D)
         features = self._head_inputs(code, features)
-        return self.actor(features), self.critic(features).squeeze(-1)
+        judged = torch.cat([features, seen[..., self.encoder_dim :]], -1)
+        return self.actor(features), self.critic(judged).squeeze(-1)
 
     def _head_inputs(self, code: Tensor, features: Tensor) -> Tensor:
         """What both heads read, (..., D) or with a shortcut (..., 2 D)."""
