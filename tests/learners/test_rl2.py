@@ -33,7 +33,9 @@ def advantages(learner, rollout):
 
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
-@pytest.mark.parametrize("changes", [{}, {"cell": "lstm"}, {"memory": False}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True}, {"memory": False}], ids=str
+)
 def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
     config = replace(SMALL, **changes)
     learner = RL2(spec, config, 0)
@@ -74,6 +76,29 @@ def test_an_oracle_sees_the_task():
     with torch.no_grad():
         before = learner.network.evaluate(inputs).value
         after = learner.network.evaluate(inputs._replace(task=inputs.task + 0.5)).value
+    assert (before != after).all()
+
+
+def test_a_critic_that_sees_the_task_leaves_the_policy_blind_to_it():
+    spec = hidden_target()
+    learner = RL2(spec, replace(SMALL, critic_sees_task=True), 0)
+    inputs = policy_inputs(learner.collect(BatchedEnv(spec, 64)), spec.action_space)
+    with torch.no_grad():
+        before = learner.network.evaluate(inputs)
+        after = learner.network.evaluate(inputs._replace(task=inputs.task + 0.5))
+    assert (before.value != after.value).all()
+    assert torch.equal(before.distribution.mean, after.distribution.mean)
+
+
+def test_with_a_shortcut_the_policy_reacts_without_its_memory():
+    spec = hidden_target()
+    learner = RL2(spec, replace(SMALL, shortcut=True), 0)
+    inputs = policy_inputs(learner.collect(BatchedEnv(spec, 64)), spec.action_space)
+    for weight in learner.network.core.parameters():
+        torch.nn.init.zeros_(weight)  # a memory that stays zero
+    with torch.no_grad():
+        before = learner.network.evaluate(inputs).distribution.mean
+        after = learner.network.evaluate(inputs._replace(obs=inputs.obs + 0.5)).distribution.mean
     assert (before != after).all()
 
 
