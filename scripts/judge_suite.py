@@ -1,0 +1,101 @@
+"""How well policies of the suite do on tasks that they never saw, beside the scripted expert and acting at random.
+
+Each run is judged on every split, over trials of two episodes; `second_minus_first` is what the second episode earns
+more on the same task. Environments that were judged before stay in the result.
+
+    metarl train rl2 --env push --out runs/suite/push
+    python scripts/judge_suite.py runs/suite/push
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _measure import RESULTS, circumstances, show
+
+from metarl.checkpoint import newest_checkpoint
+from metarl.config_json import config_to_json
+from metarl.errors import MetarlError
+from metarl.evaluate import Evaluation, evaluate
+from metarl.expert import Expert
+from metarl.learners.random_policy import RandomPolicy
+from metarl.run import LoadedRun, load_run
+from metarl.statistics import bootstrap
+
+SPLITS = ("test", "interpolation", "extrapolation")
+NUM_TASKS, NUM_EPISODES = 64, 2
+KEPT = ("split", "num_tasks", "seed", "iqm_return", "ci95_return", "success_rate", "metrics")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, one for each environment")
+    parser.add_argument("--splits", nargs="+", default=SPLITS, help="default: all held-out ones")
+    parser.add_argument("--out", type=Path, default=RESULTS / "suite-rl2.json")
+    arguments = parser.parse_args()
+    try:
+        for path in arguments.runs:
+            run = load_run(path, "cpu")
+            keep_judgement(arguments.out, run, {split: judged(run, split) for split in arguments.splits})
+    except MetarlError as error:
+        parser.exit(2, f"judge_suite: {error}\n")
+    show_all(arguments.out)
+
+
+def judged(run: LoadedRun, split: str) -> dict[str, Any]:
+    """The run, the expert and random actions on the tasks of a split."""
+    protocol: dict[str, Any] = {"split": split, "num_tasks": NUM_TASKS, "num_episodes": NUM_EPISODES, "seed": 0}
+    evaluations = {run.config.algorithm: evaluate(run.learner, run.spec, algorithm=run.config.algorithm, **protocol)}
+    if run.spec.expert is not None:
+        evaluations["expert"] = evaluate(Expert(), run.spec, algorithm="expert", **protocol)
+    random = RandomPolicy(run.spec)
+    evaluations["random"] = evaluate(random, run.spec, algorithm="random", deterministic=False, **protocol)
+    return {label: kept(evaluation) for label, evaluation in evaluations.items()}
+
+
+def kept(evaluation: Evaluation) -> dict[str, Any]:
+    """What of an evaluation goes into the file: summaries, no returns of single tasks."""
+    values = evaluation.to_json()
+    returns = np.array(evaluation.returns)  # (tasks, episodes)
+    gain = bootstrap((returns[:, -1] - returns[:, 0])[None, :, None], np.random.default_rng(0))
+    difference = {"iqm": float(gain.value[0]), "ci95": [float(gain.low[0]), float(gain.high[0])]}
+    return {name: values[name] for name in KEPT} | {"second_minus_first": difference}
+
+
+def keep_judgement(path: Path, run: LoadedRun, splits: dict[str, Any]) -> None:
+    """Put the splits of one run beside those of the other environments."""
+    known, now = json.loads(path.read_text()), circumstances()
+    checkpoint = newest_checkpoint(run.path / "checkpoints")
+    known["results"][run.config.env] = {
+        "env_steps": checkpoint.state["env_steps"],
+        "seed": run.config.seed,
+        "settings": config_to_json(run.config.settings),
+        "judged": {name: now[name] for name in ("command", "commit", "date")},
+        **splits,
+    }
+    path.write_text(json.dumps(known, indent=1) + "\n")
+
+
+def show_all(path: Path) -> None:
+    rows = []
+    for env, result in json.loads(path.read_text())["results"].items():
+        for split in (split for split in SPLITS if split in result):
+            policies = result[split]
+            returns = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in _returns(policies["rl2"])]
+            success = " / ".join(f"{100 * rate:.0f} %" for rate in policies["rl2"]["success_rate"])
+            ends = [f"{policies[name]['iqm_return'][0]:.0f}" for name in ("expert", "random")]
+            rows.append((f"{env}, {result['env_steps'] / 1e6:.1f} M, {split}", *returns, success, *ends))
+    show("IQM return on 64 unseen tasks", ("run", "episode 1", "episode 2", "success", "expert", "random"), rows)
+    print(f"written: {path}")
+
+
+def _returns(policy: dict[str, Any]) -> list[tuple[float, tuple[float, float]]]:
+    return list(zip(policy["iqm_return"], policy["ci95_return"], strict=True))
+
+
+if __name__ == "__main__":
+    main()
