@@ -1,7 +1,8 @@
 """How well policies of the suite do on tasks that they never saw, beside the scripted expert and acting at random.
 
 Each run is judged on every split, over trials of two episodes; `second_minus_first` is what the second episode earns
-more on the same task. Environments that were judged before stay in the result.
+more on the same task. Environments that were judged before stay in the result, and so do their expert and random
+actions, which no training changes; `--references` judges these two again.
 
     metarl train rl2 --env push --out runs/suite/push
     python scripts/judge_suite.py runs/suite/push
@@ -23,6 +24,7 @@ from metarl.errors import MetarlError
 from metarl.evaluate import Evaluation, evaluate
 from metarl.expert import Expert
 from metarl.learners.random_policy import RandomPolicy
+from metarl.rollout import Adapts
 from metarl.run import LoadedRun, load_run
 from metarl.statistics import bootstrap
 
@@ -35,26 +37,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, one for each environment")
     parser.add_argument("--splits", nargs="+", default=SPLITS, help="default: all held-out ones")
+    parser.add_argument("--references", action="store_true", help="judge expert and random actions again")
     parser.add_argument("--out", type=Path, default=RESULTS / "suite-rl2.json")
     arguments = parser.parse_args()
     try:
         for path in arguments.runs:
             run = load_run(path, "cpu")
-            keep_judgement(arguments.out, run, {split: judged(run, split) for split in arguments.splits})
+            known = {} if arguments.references else read_results(arguments.out).get(run.config.env, {})
+            splits = {split: judged(run, split, known.get(split, {})) for split in arguments.splits}
+            keep_judgement(arguments.out, run, splits)
     except MetarlError as error:
         parser.exit(2, f"judge_suite: {error}\n")
     show_all(arguments.out)
 
 
-def judged(run: LoadedRun, split: str) -> dict[str, Any]:
-    """The run, the expert and random actions on the tasks of a split."""
+def judged(run: LoadedRun, split: str, known: dict[str, Any]) -> dict[str, Any]:
+    """The run, the expert and random actions on the tasks of a split; `known`, what was judged there before."""
     protocol: dict[str, Any] = {"split": split, "num_tasks": NUM_TASKS, "num_episodes": NUM_EPISODES, "seed": 0}
-    evaluations = {run.config.algorithm: evaluate(run.learner, run.spec, algorithm=run.config.algorithm, **protocol)}
-    if run.spec.expert is not None:
-        evaluations["expert"] = evaluate(Expert(), run.spec, algorithm="expert", **protocol)
-    random = RandomPolicy(run.spec)
-    evaluations["random"] = evaluate(random, run.spec, algorithm="random", deterministic=False, **protocol)
-    return {label: kept(evaluation) for label, evaluation in evaluations.items()}
+    policies: dict[str, tuple[Adapts, bool | None]] = {"rl2": (run.learner, None)}
+    if run.spec.expert is not None and "expert" not in known:
+        policies["expert"] = (Expert(), None)
+    if "random" not in known:
+        policies["random"] = (RandomPolicy(run.spec), False)
+    references = {label: known[label] for label in ("expert", "random") if label in known}
+    new = {
+        label: kept(evaluate(policy, run.spec, algorithm=label, deterministic=deterministic, **protocol))
+        for label, (policy, deterministic) in policies.items()
+    }
+    return new | references
 
 
 def kept(evaluation: Evaluation) -> dict[str, Any]:
@@ -68,21 +78,28 @@ def kept(evaluation: Evaluation) -> dict[str, Any]:
 
 def keep_judgement(path: Path, run: LoadedRun, splits: dict[str, Any]) -> None:
     """Put the splits of one run beside those of the other environments."""
-    known, now = json.loads(path.read_text()), circumstances()
-    checkpoint = newest_checkpoint(run.path / "checkpoints")
-    known["results"][run.config.env] = {
+    contents = json.loads(path.read_text()) if path.exists() else {}
+    checkpoint, now = newest_checkpoint(run.path / "checkpoints"), circumstances()
+    results = contents.setdefault("results", {})
+    results[run.config.env] = {
         "env_steps": checkpoint.state["env_steps"],
         "seed": run.config.seed,
         "settings": config_to_json(run.config.settings),
         "judged": {name: now[name] for name in ("command", "commit", "date")},
         **splits,
     }
-    path.write_text(json.dumps(known, indent=1) + "\n")
+    path.write_text(json.dumps(contents, indent=1) + "\n")
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What was judged before, by environment."""
+    results: dict[str, Any] = json.loads(path.read_text())["results"] if path.exists() else {}
+    return results
 
 
 def show_all(path: Path) -> None:
     rows = []
-    for env, result in json.loads(path.read_text())["results"].items():
+    for env, result in read_results(path).items():
         for split in (split for split in SPLITS if split in result):
             policies = result[split]
             returns = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in _returns(policies["rl2"])]
