@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from _measure import RESULTS, circumstances, show
 
-from metarl.checkpoint import newest_checkpoint
 from metarl.config_json import config_to_json
 from metarl.errors import MetarlError
 from metarl.evaluate import Evaluation, evaluate
@@ -79,10 +78,10 @@ def kept(evaluation: Evaluation) -> dict[str, Any]:
 def keep_judgement(path: Path, run: LoadedRun, splits: dict[str, Any]) -> None:
     """Put the splits of one run beside those of the other environments."""
     contents = json.loads(path.read_text()) if path.exists() else {}
-    checkpoint, now = newest_checkpoint(run.path / "checkpoints"), circumstances()
+    now = circumstances()
     results = contents.setdefault("results", {})
     results[run.config.env] = {
-        "env_steps": checkpoint.state["env_steps"],
+        "env_steps": run.env_steps,
         "seed": run.config.seed,
         "settings": config_to_json(run.config.settings),
         "judged": {name: now[name] for name in ("command", "commit", "date")},
