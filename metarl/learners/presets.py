@@ -87,7 +87,7 @@ _RL2 |= {
 # An LSTM: episodes of 150 and 400 steps are long for a GRU on a CPU. A discount of .97 and lambda .9 see 8 steps ahead,
 # a third of a second on the road: too few to leave it out of account that an end costs the rest of the episode. On
 # `traffic` (validation tasks, 0.4 M steps) .99 and .95 earn 97, .97 and .9 43. A minibatch of four trials costs as much
-# per sample as one of sixteen, and there are four times as many gradient steps. The critic is told the task, so that
+# per sample as one of sixteen, and a pass has four times as many gradient steps. The critic is told the task, so that
 # luck with the task does not pass for credit.
 _SUITE = RL2Config(
     total_steps=4_000_000,
