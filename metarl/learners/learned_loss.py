@@ -390,8 +390,7 @@ class LearnedLossLearner:
             if k + 1 == num_episodes:
                 break
             support = self.support(episodes[-1], 0, env.num_tasks)
-            # What was seen in this window, as in meta-training.
-            seen = [support] if k % self.config.num_inner_steps == 0 else [*seen, support]
+            seen = [support] if k % self.config.num_inner_steps == 0 else [*seen, support]  # in this window
             grown = update(*of_task(meta, seen), policies, support, ages + k, self.distribution)
             sound = finite_tasks(*grown.values())
             policies = {name: torch.where(like(sound, v), v, policies[name]) for name, v in grown.items()}
