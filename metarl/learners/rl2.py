@@ -131,7 +131,14 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     It has nothing to carry from one episode to the next, so it learns from single episodes, and makes as many
     more updates of fewer steps. It cannot count the steps left either, so a time limit is no end to it.
     """
-    return replace(config, memory=False, sees_task=sees_task, episodes_per_trial=1, bootstrap_at_end=True)
+    return replace(
+        config,
+        memory=False,
+        sees_task=sees_task,
+        critic_sees_task=config.critic_sees_task and not sees_task,  # an oracle's critic reads it with the policy
+        episodes_per_trial=1,
+        bootstrap_at_end=True,
+    )
 
 
 class RL2:
