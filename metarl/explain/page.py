@@ -144,10 +144,10 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (
-        f"One line per task, at its last update: what the task gave so far moves the loss by {100 * measures.spread:.0f} % of its own "
-        f"spread (strengths {strengths} for gain, shift and step "
-        f"size), most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and "
-        f"differ by a factor of {factor:.2f} at most from task to task."
+        f"One line per task, at its last update: what the task gave so far moves the loss by "
+        f"{100 * measures.spread:.0f} % of its own spread (strengths {strengths} for gain, shift and step size), "
+        f"most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and differ "
+        f"by a factor of {factor:.2f} at most from task to task."
     )
 
 
