@@ -139,7 +139,13 @@ class FewShotLoop:
             metrics = self._descend(episode, learning_rate(self.config, self.update, progress))
         self.update += 1
         self.train_s += self.clock() - started
-        return {"tasks": self.count, **metrics, "time_sample_s": sampled_s, "train_s": self.train_s}
+        return {
+            "tasks": self.count,
+            **metrics,
+            "progress": self.progress,
+            "time_sample_s": sampled_s,
+            "train_s": self.train_s,
+        }
 
     def validate(self) -> dict[str, float]:
         """Accuracy (or squared error) on tasks of the split `validation`, the same ones every time."""
