@@ -129,7 +129,7 @@ def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argpa
     learner, source = sharing_features(run.learner, source)
     evaluations: list[FewShotEvaluation] = []
     for split, pairing, queries, (ways, shots) in product(table.splits, table.pairings, row.queries, row.kinds):
-        shape = EpisodeShape(ways=ways, shots=shots, queries=queries, pairing=pairing)
+        shape = EpisodeShape(ways=ways, shots=shots, queries=queries or shots, pairing=pairing)
         judged = evaluate_few_shot(
             learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
         )
