@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the test tasks are the same")
     parser.add_argument("--learners", nargs="+", metavar="ROW", help="some rows of the table; default: all")
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="some variants of the data; default: all")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="some of those that are judged; default: all")
     parser.add_argument("--max-minutes", type=float, default=0.0, help="of training each run; 0: as in the preset")
     parser.add_argument("--num-tasks", type=int, default=1000, help="that each run is judged on")
     parser.add_argument("--data-dir", type=Path, help="folder of the data; default $METARL_DATA, else download")
@@ -60,6 +61,8 @@ def main() -> None:
         return
     rows = _chosen(parser, arguments.learners, {row.name: row for row in table.rows}, "row")
     variants = _chosen(parser, arguments.variants, dict(table.variants), "variant")
+    splits = tuple(_chosen(parser, arguments.splits, {split: split for split in table.splits}, "split"))
+    table = replace(table, splits=splits)
     torch.set_num_threads(arguments.torch_threads)
     records = earlier_records(results / f"fewshot-{arguments.name}.json")
     try:

@@ -128,8 +128,8 @@ _PRESETS: dict[tuple[str, str], dict[str, Preset]] = {
         "two-tasks": Preset(
             settings={"inner_lr": 0.4, "num_inner_steps": 1, "num_test_steps": 3},
             training={"meta_batch_size": 2, "queries": 5, "num_updates": 20_000, "lr": 2e-3},
-            source="ours, for minutes of a CPU: steps as published (Finn et al. 2017), small batches and larger steps of "
-            "Adam learn more in the same time, chosen on validation tasks",
+            source="ours, for minutes of a CPU: inner steps as published, but small batches and larger steps of Adam, "
+            "which learned more in the same time on validation tasks",
         ),
         "20-way": Preset(
             settings={"inner_lr": 0.1, "num_inner_steps": 5, "num_test_steps": 5},
