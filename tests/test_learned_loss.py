@@ -52,10 +52,10 @@ def runs(tmp_path_factory):
     return folder
 
 
-def rollout_of(learner, spec=SPEC, num_tasks=3):
+def rollout_of(learner, spec=SPEC, num_tasks=3, num_episodes=1):
     env = BatchedEnv(spec, num_tasks * 4)
     env.set_tasks(spec.tasks.split("test", num_tasks))
-    return learner.trial(env, 1, make_generator(0, "policy"))
+    return learner.trial(env, num_episodes, make_generator(0, "policy"))
 
 
 def steps(*shape):
@@ -133,7 +133,17 @@ def test_a_potential_telescopes_with_the_discount_of_the_learner(runs):
     torch.testing.assert_close((discounts * ended).sum(), -potential[0])
 
 
-def test_the_typical_task_is_the_mean_encoding_and_a_batch_makes_it_another(runs, tmp_path):
+def test_the_experience_of_a_task_knows_the_episodes_of_all_its_phases(runs):
+    learner, loss = load_run(runs / "reward", "cpu").learner, LearnedLoss.load(runs / "reward")
+    rollout = rollout_of(learner, num_tasks=1, num_episodes=2)
+    whole = loss.on(SPEC).support(rollout)
+    phases = [learner.support(rollout, k, 1) for k in range(2)]
+    for name in ("episode_means", "episode_feedback"):
+        expected = torch.cat([getattr(phase, name)[0] for phase in phases])
+        torch.testing.assert_close(getattr(whole, name), expected)
+
+
+def test_a_loss_is_that_of_the_mean_encoding_and_a_batch_makes_it_another(runs, tmp_path):
     shutil.copytree(runs / "reward", tmp_path / "run")
     changed(tmp_path / "run", {"encoding.strength": lambda value: value + 1})
     loss = LearnedLoss.load(tmp_path / "run")
@@ -141,12 +151,12 @@ def test_the_typical_task_is_the_mean_encoding_and_a_batch_makes_it_another(runs
     learner = load_run(tmp_path / "run", "cpu").learner
     rollout = rollout_of(learner)
     here = loss.of_task(loss.on(SPEC).support(rollout))
-    expected, _ = learner.loss.of_task(loss.meta_parameters, Support(*(v[0] for v in learner.support(rollout, 0, 1))))
+    expected, _ = learner.loss.of_task(loss.meta_parameters, [Support(*(v[0] for v in learner.support(rollout, 0, 1)))])
     for name, value in here.parameters.items():
         torch.testing.assert_close(value, expected[name].detach())
         assert torch.equal(loss.parameters[name], again.parameters[name])
     assert not torch.equal(here.parameters["hidden.bias"], loss.parameters["hidden.bias"])
-    assert not torch.equal(loss.parameters["hidden.bias"], loss.meta_parameters["loss.hidden.bias"])
+    assert torch.equal(loss.parameters["hidden.bias"], loss.meta_parameters["loss.hidden.bias"])
 
 
 def test_a_drift_has_no_slope_where_the_policy_has_not_moved(runs):
