@@ -26,6 +26,8 @@ from metarl.files import append, reason, replace_file
 
 logger = logging.getLogger(__name__)
 
+_PROGRESS = "progress"
+
 
 class MetricsLogger:
     """Writes the metrics of every update; a context manager.
@@ -78,7 +80,8 @@ class MetricsLogger:
         Args:
             step: the update's number, larger than all before it.
             metrics: {name: number}, with what is `counted`: "env_steps", the environment steps so far in all worlds
-                together. NaN and infinities become null in the JSON line.
+                together. "progress", where it is there, is the share of the training that is done, for runs that may
+                end before the total. NaN and infinities become null in the JSON line.
 
         Raises:
             CheckpointError: the disk is full; the last checkpoint is untouched.
@@ -214,6 +217,7 @@ class _Watch:
         self._console, self._shown, self._total, self._interval_s = console, shown, total, interval_s
         self._counted, self._unit = counted, unit
         self._started_at, self._started_with = time.monotonic(), count
+        self._share_from: tuple[float, float] | None = None  # time and share, where `progress` is told
         self._next_line_at = self._started_at  # the first update is shown at once
         self._progress: Progress | None = None
         if console.is_terminal and not console.quiet:
@@ -225,16 +229,21 @@ class _Watch:
 
     def update(self, step: int, values: Mapping[str, float]) -> None:
         now, count = time.monotonic(), values[self._counted]
-        finished = count >= self._total
+        finished = count >= self._total or values.get(_PROGRESS, 0.0) >= 1
         if self._progress is None and now < self._next_line_at and not finished:
             return
         seconds = max(now - self._started_at, 1e-9)
         speed = (count - self._started_with) / seconds
         left_s = (self._total - count) / speed if speed > 0 else math.inf
+        completed = count
+        if _PROGRESS in values:
+            share, completed = values[_PROGRESS], values[_PROGRESS] * self._total
+            from_s, from_share = self._share_from = self._share_from or (now, share)
+            left_s = (now - from_s) * (1 - share) / (share - from_share) if share > from_share else math.inf
         shown = [f"{self._shown} {values[self._shown]:.4g}"] if self._shown in values else []
         status = [f"update {step}", f"{short(speed)} {self._unit}/s", *shown, f"{clock(left_s)} left"]
         if self._progress is not None:
-            self._progress.update(self._bar, completed=count, status="  ".join(status))
+            self._progress.update(self._bar, completed=completed, status="  ".join(status))
             return
         line = "  ".join([f"{short(count)}/{short(self._total)} {self._unit}", *status])
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -253,11 +262,11 @@ class _Status(ProgressColumn):
 
 
 def short(number: float) -> str:
-    """A count in four characters or so: 950, 14.2k, 3.21M."""
+    """A count or a rate in four characters or so: 0.4, 950, 14.2k, 3.21M."""
     for divisor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= divisor:
             return f"{number / divisor:.3g}{suffix}"
-    return f"{number:.0f}"
+    return f"{number:.1f}" if abs(number) < 9.95 and number != round(number) else f"{number:.0f}"
 
 
 def clock(seconds: float) -> str:

@@ -12,6 +12,9 @@ Kind = tuple[int, int]
 """(ways, shots)."""
 
 
+AS_SHOTS = 0
+
+
 @dataclass(frozen=True)
 class Row:
     """One learner of a table.
@@ -22,7 +25,7 @@ class Row:
         preset: what it is trained with.
         training, settings: differences from the preset.
         label: what tells it from other rows of the learner.
-        queries: of a class, in the judgement; several for several evaluations.
+        queries: of a class, in the judgement; several for several evaluations; `AS_SHOTS`: as many as shots.
     """
 
     learner: str
@@ -107,6 +110,7 @@ TABLES: dict[str, FewShotTable] = {
             # MAML was published with as many queries as shots, which one batch of the normalisation consists of.
             Row("maml", ((5, 1),), queries=(15, 1)),
             Row("maml", ((5, 1),), training=SHORT, label="small-batches", queries=(15, 1)),
+            Row("maml", FIVE, preset="two-tasks", label="two-tasks", queries=(15, AS_SHOTS)),
             Row("maml", ((5, 5),), training={"shots": 5}, label="5-shot", queries=(15, 5)),
             Row("maml", ((20, 1),), preset="20-way", label="20-way", queries=(15, 1)),
         ),

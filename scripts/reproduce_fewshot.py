@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of training; the test tasks are the same")
     parser.add_argument("--learners", nargs="+", metavar="ROW", help="some rows of the table; default: all")
     parser.add_argument("--variants", nargs="+", metavar="VARIANT", help="some variants of the data; default: all")
+    parser.add_argument("--splits", nargs="+", metavar="SPLIT", help="some of those that are judged; default: all")
     parser.add_argument("--max-minutes", type=float, default=0.0, help="of training each run; 0: as in the preset")
     parser.add_argument("--num-tasks", type=int, default=1000, help="that each run is judged on")
     parser.add_argument("--data-dir", type=Path, help="folder of the data; default $METARL_DATA, else download")
@@ -60,6 +61,8 @@ def main() -> None:
         return
     rows = _chosen(parser, arguments.learners, {row.name: row for row in table.rows}, "row")
     variants = _chosen(parser, arguments.variants, dict(table.variants), "variant")
+    splits = tuple(_chosen(parser, arguments.splits, {split: split for split in table.splits}, "split"))
+    table = replace(table, splits=splits)
     torch.set_num_threads(arguments.torch_threads)
     records = earlier_records(results / f"fewshot-{arguments.name}.json")
     try:
@@ -129,7 +132,7 @@ def judge(run: LoadedFewShotRun, table: FewShotTable, row: Row, arguments: argpa
     learner, source = sharing_features(run.learner, source)
     evaluations: list[FewShotEvaluation] = []
     for split, pairing, queries, (ways, shots) in product(table.splits, table.pairings, row.queries, row.kinds):
-        shape = EpisodeShape(ways=ways, shots=shots, queries=queries, pairing=pairing)
+        shape = EpisodeShape(ways=ways, shots=shots, queries=queries or shots, pairing=pairing)
         judged = evaluate_few_shot(
             learner, source, shape, name=row.name, split=split, num_tasks=num_tasks, device=config.device
         )

@@ -30,7 +30,7 @@ def run(*arguments):
 
 def in_a_process(*arguments, **options):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "metarl.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "metarl", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, **options)
 
 
@@ -586,7 +586,7 @@ def test_no_arguments_print_the_usage(capsys):
 
 def test_a_reader_that_leaves_early_gets_no_traceback():
     with subprocess.Popen(
-        [sys.executable, "-m", "metarl.cli", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "metarl", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as listing:
         listing.stdout.close()
         assert listing.stderr.read() == b""

@@ -237,13 +237,33 @@ def test_on_a_terminal_there_is_one_bar_with_speed_return_and_time_left(tmp_path
     assert "100 % update 5" in last and "steps/s  return_last 9.123  0:00 left" in last and len(last) <= 80
 
 
+def test_the_time_left_follows_the_progress_where_minutes_end_a_run_before_its_steps(tmp_path, monkeypatch):
+    screen, now = io.StringIO(), iter(range(0, 10_000, 60))
+    monkeypatch.setattr("metarl.log.time.monotonic", lambda: next(now))
+    console = Console(file=screen, force_terminal=False, width=80, color_system=None)
+    with MetricsLogger(tmp_path, 0, 10_000, console=console, interval_s=0) as log:
+        for step, progress in enumerate((0.25, 0.5, 1.0), 1):
+            log.log(step, {"env_steps": 10 * step, "progress": progress})
+    assert [line.split()[-2] for line in screen.getvalue().splitlines()] == ["?", "2:00", "0:00"]
+
+
 def test_console_false_shows_nothing(tmp_path, capfd):
     write_steps(tmp_path, [1, 2])
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (950, "950"), (14_230, "14.2k"), (3_214_000, "3.21M"), (2.5e9, "2.5G")]
+    ("number", "text"),
+    [
+        (0, "0"),
+        (0.42, "0.4"),
+        (7, "7"),
+        (9.97, "10"),
+        (950, "950"),
+        (14_230, "14.2k"),
+        (3_214_000, "3.21M"),
+        (2.5e9, "2.5G"),
+    ],
 )
 def test_counts_are_short(number, text):
     assert short(number) == text

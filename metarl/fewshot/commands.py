@@ -78,9 +78,7 @@ def evaluate(arguments: list[str]) -> int:
         )
     source = open_source(run.config, options.data_dir, options.skip_broken)
     if source.is_regression:
-        raise ConfigError(
-            f"{run.config.data} has no classes: use scripts/fewshot_sinusoid.py, which judges regression."
-        )
+        return _evaluate_regression(options, runs, source, json_path, pictures)
     pairing = options.pairing or run.config.training.pairing
     evaluations = []
     for loaded in runs:
@@ -127,6 +125,39 @@ def evaluate(arguments: list[str]) -> int:
             f"{label}: error on Lake's 20 official runs {100 * result['error']:.1f} % ({result['right']} of 400)"
         )
     console.print(f"wrote {', '.join(str(path) for path in (json_path, *written))}")
+    return 0
+
+
+def _evaluate_regression(
+    options: FewShotEvaluateOptions, runs: Sequence[Any], source: Any, json_path: Path, pictures: Path
+) -> int:
+    """`evaluate` where targets are numbers."""
+    from metarl.fewshot.regression import curves_picture, evaluate_regression, table
+    from metarl.fewshot.sampler import EpisodeShape
+    from metarl.run_folder import write_json
+
+    if set(options.ways) - {1}:
+        raise ConfigError(f"{source.name} has no classes: leave out --ways {' '.join(map(str, options.ways))}.")
+    evaluations = [
+        evaluate_regression(
+            run.learner,
+            source,
+            EpisodeShape(ways=1, shots=shots, queries=options.queries, pairing=options.pairing or "any"),
+            name=_label(run, runs),
+            split=options.split,
+            num_tasks=options.num_tasks,
+            seed=options.seed,
+            device=run.config.device,
+        )
+        for run in runs
+        for shots in options.shots or (run.config.training.shots,)
+    ]
+    write_json(json_path, {"evaluations": [evaluation.to_json() for evaluation in evaluations]})
+    run = runs[0]
+    shown = curves_picture(pictures / "curves.png", run.learner, source, options.split, evaluations[0].shape.shots)
+    title = f"{source.name}, mean squared error, {options.num_tasks} tasks of split {options.split}"
+    print_table(table(evaluations), title)
+    console.print(f"wrote {json_path}, {shown}")
     return 0
 
 

@@ -25,7 +25,7 @@ class FewShotTraining(EpisodeShape):
     """Updates in all."""
     max_minutes: float = 0.0
     """End after so many minutes of training, if they come before the last update; 0: no such limit. On a CPU these are
-    minutes of a busy core, so that what else a machine does changes nothing; elsewhere minutes of the clock."""
+    minutes of a busy core, not of the clock, so that waiting for a core does not count."""
     lr: float = 1e-3
     """Step size of Adam."""
     lr_schedule: Literal["constant", "cosine", "halving"] = "cosine"

@@ -33,10 +33,12 @@ def details(name: str) -> list[str]:
             "  options and their defaults",
             *(f"  {option}" for option in options),
         ]
-        lines += ["  presets"] + [f"    {n}: {', '.join(preset_names(n, name))}" for n in learners.names()]
-        return lines
+        able = learners.names(for_numbers=entry.is_regression)
+        return [*lines, "  presets", *(f"    {n}: {', '.join(preset_names(n, name))}" for n in able)]
     lines = [f"{name}: {learners.find(name).description}", "  presets"]
     for data_set in data.names():
+        if data.find(data_set).is_regression and name not in learners.names(for_numbers=True):
+            continue
         for preset_name in preset_names(name, data_set):
             training = preset(name, data_set, preset_name)[1]
             source = preset_source(name, data_set, preset_name)

@@ -64,7 +64,8 @@ class FewShotEvaluateOptions:
     """Classes of a task, several numbers for several evaluations; default: 5 (all where there are fewer), or as many as
     the learner has outputs."""
     shots: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INT ...")] = ()
-    """Support samples of a class, several numbers for several evaluations; default: 1 5."""
+    """Support samples of a class, several numbers for several evaluations; default: 1 5, or as in training where
+    targets are numbers."""
     queries: int = 15
     """Query samples of a class."""
     pairing: Annotated[Pairing | None, tyro.conf.arg(metavar="any|other-group")] = None

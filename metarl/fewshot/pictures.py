@@ -39,7 +39,7 @@ def reliability_diagram(path: Path, evaluations: Sequence[FewShotEvaluation]) ->
         CheckpointError: it cannot be written.
     """
     kinds = list(dict.fromkeys(e.task_name for e in evaluations))
-    figure = _figure(3.2 * len(kinds), 4.4)
+    figure = new_figure(3.2 * len(kinds), 4.4)
     panels = figure.subplots(2, len(kinds), squeeze=False, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
     for column, kind in enumerate(kinds):
         diagram, histogram = panels[0][column], panels[1][column]
@@ -59,8 +59,8 @@ def reliability_diagram(path: Path, evaluations: Sequence[FewShotEvaluation]) ->
     panels[0][0].set_ylabel("accuracy")
     panels[1][0].set_ylabel("share")
     for panel in panels.flat:
-        _quiet(panel)
-    return _save(figure, path)
+        quiet(panel)
+    return save_figure(figure, path)
 
 
 def episode_picture(path: Path, episode: Episode, log_probs: Tensor, names: Sequence[str] = ()) -> Path:
@@ -82,7 +82,7 @@ def episode_picture(path: Path, episode: Episode, log_probs: Tensor, names: Sequ
     ways = min(_MAX_WAYS, task.num_ways)
     shots = min(_MAX_SHOTS, int((task.support_y[0] == 0).sum()))
     queries = min(_MAX_QUERIES, int((task.query_y[0] == 0).sum()))
-    figure = _figure(1.0 * (shots + queries) + 2.4, 1.15 * ways + 0.4)
+    figure = new_figure(1.0 * (shots + queries) + 2.4, 1.15 * ways + 0.4)
     panels = figure.subplots(
         ways, 1 + shots + queries, squeeze=False, gridspec_kw={"width_ratios": [1.4] + [1] * (shots + queries)}
     )
@@ -101,7 +101,7 @@ def episode_picture(path: Path, episode: Episode, log_probs: Tensor, names: Sequ
             _sample(panels[way][column], task.query_x[0, sample])
             panels[way][column].set_title(f"{answer + 1}: {100 * sure:.0f} %", fontsize=8, color=color)
     figure.suptitle(f"class, support ({shots} of a class)   |   queries with answer and confidence", fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def embedding_picture(
@@ -131,7 +131,7 @@ def embedding_picture(
     means = torch.stack([embedded[y == way].mean(0) for way in range(task.num_ways)])  # (W, D)
     plane = torch.linalg.svd(means - means.mean(0), full_matrices=False).Vh[:2]  # (2, D)
     points = ((embedded - means.mean(0)) @ plane.mT).numpy()  # (Q, 2)
-    figure = _figure(6.2, 4.2)
+    figure = new_figure(6.2, 4.2)
     panel = figure.subplots()
     called = _called(names, task.num_ways)
     for way in range(task.num_ways):
@@ -144,10 +144,10 @@ def embedding_picture(
         panel.annotate(str(way + 1), tuple(of_way.mean(0)), fontsize=10, weight="bold", ha="center", va="center")
     panel.set(xlabel="first direction of the class means", ylabel="second direction")
     panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    _quiet(panel)
+    quiet(panel)
     if title:
         panel.set_title(title, fontsize=10)
-    return _save(figure, path)
+    return save_figure(figure, path)
 
 
 def _called(names: Sequence[str], num_ways: int) -> list[str]:
@@ -170,7 +170,8 @@ def _sample(panel: Axes, x: Tensor) -> None:
         panel.plot(values, linewidth=0.8)
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, that no window shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -179,13 +180,19 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _quiet(panel: Any) -> None:
+def quiet(panel: Any) -> None:
+    """A grid behind the data, and no box around it."""
     panel.grid(color="#dddddd", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG; returns its path.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     png = path.with_suffix(".png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ import torch
 from metarl.checkpoint import has_checkpoint, newest_checkpoint, rotate_checkpoints, save_checkpoint
 from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.config import FewShotConfig
+from metarl.fewshot.learners import require_targets
 from metarl.fewshot.run import new_learner, open_source, read_few_shot_config, restore_weights
 from metarl.fewshot.sampler import EpisodeShape
 from metarl.fewshot.sources import EpisodeSource
@@ -94,6 +95,7 @@ class FewShotLoop:
     def __init__(self, config: FewShotConfig, source: EpisodeSource) -> None:
         self.config, self.source = config, source
         training = config.training
+        require_targets(config.learner, config.settings, source.is_regression)
         source.require(training.train_split, training.shape)
         self.num_ways = 1 if source.is_regression else training.ways
         self.learner: FewShotLearner = new_learner(config, source.x_shape, self.num_ways)
@@ -139,7 +141,13 @@ class FewShotLoop:
             metrics = self._descend(episode, learning_rate(self.config, self.update, progress))
         self.update += 1
         self.train_s += self.clock() - started
-        return {"tasks": self.count, **metrics, "time_sample_s": sampled_s, "train_s": self.train_s}
+        return {
+            "tasks": self.count,
+            **metrics,
+            "progress": self.progress,
+            "time_sample_s": sampled_s,
+            "train_s": self.train_s,
+        }
 
     def validate(self) -> dict[str, float]:
         """Accuracy (or squared error) on tasks of the split `validation`, the same ones every time."""

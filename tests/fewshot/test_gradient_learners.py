@@ -89,6 +89,16 @@ def test_first_order_gradients_are_not_exact_but_for_inner_steps_of_size_zero():
     assert gradient == pytest.approx(difference, rel=3e-5)
 
 
+def test_gradients_are_first_order_in_their_share_of_the_training_and_exact_after_it():
+    learner = learner_of("maml", torch.float64, num_inner_steps=2, first_order_share=0.5)
+    learner.set_progress(0.4)
+    gradient, difference = slopes(learner, double_episode())
+    assert gradient != pytest.approx(difference, rel=1e-2)
+    learner.set_progress(0.5)
+    gradient, difference = slopes(learner, double_episode())
+    assert gradient == pytest.approx(difference, rel=3e-5)
+
+
 @pytest.mark.parametrize("name", [n for n in BY_GRADIENTS if n != "reptile"] + ["cnp"])
 def test_chunks_of_tasks_equal_one_task_at_a_time(name):
     episode, found = double_episode(5), []
@@ -310,6 +320,7 @@ def test_a_state_dict_restores_every_learner():
         ("maml", {"inner_lr": float("nan")}, "inner_lr must be finite"),
         ("maml", {"norm": "running"}, "norm must be batch, group or none"),
         ("maml++", {"multi_step_share": 2.0}, r"multi_step_share must lie in \[0, 1\]"),
+        ("maml", {"first_order_share": -0.1}, r"first_order_share must lie in \[0, 1\]"),
         ("reptile", {"adapts": "head"}, "adapts must be 'all'"),
         ("reptile", {"outer_lr": 0.0}, r"outer_lr must lie in \(0, 1\]"),
         ("abml", {"initial_std": 0.0}, "initial_std must be positive"),

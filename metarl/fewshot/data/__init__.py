@@ -27,6 +27,7 @@ class DataEntry:
         open: "module:function" (options, data_dir, skips_broken, device) -> EpisodeSource.
         splits: names of its parts, for `metarl list`.
         licence: of the data, and where it is from.
+        is_regression: whether targets are numbers.
     """
 
     description: str
@@ -34,6 +35,7 @@ class DataEntry:
     open: str
     splits: tuple[str, ...]
     licence: str
+    is_regression: bool = False
 
 
 _PARTS = ("train", "validation", "test")
@@ -80,6 +82,7 @@ DATA_SETS: dict[str, DataEntry] = {
         open="metarl.fewshot.data.openers:sinusoid",
         splits=_PARTS,
         licence="-",
+        is_regression=True,
     ),
 }
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from metarl.errors import UnknownNameError
+from metarl.errors import ConfigError, UnknownNameError
 
 if TYPE_CHECKING:
     import torch
@@ -24,18 +24,20 @@ class LearnerEntry:
         make: "module:class" (settings, x_shape, num_ways, generator) -> FewShotLearner.
         settings: "module:class" of its settings, a frozen dataclass that inherits from `EncoderSettings`.
         defaults: {field: value} of the settings in which relatives of one class differ.
+        needs_classes: whether it compares classes, and so cannot be trained where targets are numbers.
     """
 
     description: str
     make: str
     settings: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    needs_classes: bool = False
 
 
-def _maml(description: str, **defaults: Any) -> LearnerEntry:
+def _maml(description: str, needs_classes: bool = False, **defaults: Any) -> LearnerEntry:
     """MAML or one of its relatives, which differ in settings only."""
     learner = "metarl.fewshot.learners.maml:MAML"
-    return LearnerEntry(description, learner, f"{learner}Settings", defaults)
+    return LearnerEntry(description, learner, f"{learner}Settings", defaults, needs_classes)
 
 
 def _abml(description: str, **defaults: Any) -> LearnerEntry:
@@ -49,21 +51,25 @@ LEARNERS: dict[str, LearnerEntry] = {
         "nearest mean of the support's embeddings (Snell et al. 2017)",
         make="metarl.fewshot.learners.protonet:ProtoNet",
         settings="metarl.fewshot.learners.protonet:ProtoNetSettings",
+        needs_classes=True,
     ),
     "matching": LearnerEntry(
         "attention over the support's labels (Vinyals et al. 2016)",
         make="metarl.fewshot.learners.matching:Matching",
         settings="metarl.fewshot.learners.matching:MatchingSettings",
+        needs_classes=True,
     ),
     "relation": LearnerEntry(
         "a learned comparison of query and class (Sung et al. 2018)",
         make="metarl.fewshot.learners.relation:Relation",
         settings="metarl.fewshot.learners.relation:RelationSettings",
+        needs_classes=True,
     ),
     "gnn": LearnerEntry(
         "labels travel along learned edges of a graph (Garcia and Bruna 2018)",
         make="metarl.fewshot.learners.gnn:GNN",
         settings="metarl.fewshot.learners.gnn:GNNSettings",
+        needs_classes=True,
     ),
     "maml": _maml("a network that a few gradient steps fit to a task (Finn et al. 2017)"),
     "fomaml": _maml("first-order MAML: inner gradients as constants", first_order=True),
@@ -78,6 +84,7 @@ LEARNERS: dict[str, LearnerEntry] = {
     ),
     "proto-maml": _maml(
         "MAML whose last layer starts from prototypes (Triantafillou et al. 2020)",
+        needs_classes=True,
         head="prototypes",
         num_inner_steps=3,
         inner_lr=0.02,
@@ -117,9 +124,9 @@ LEARNERS: dict[str, LearnerEntry] = {
 }
 
 
-def names() -> list[str]:
-    """The names of all few-shot learners."""
-    return list(LEARNERS)
+def names(*, for_numbers: bool = False) -> list[str]:
+    """The names of all few-shot learners, or of those that can be trained where targets are numbers."""
+    return [name for name, entry in LEARNERS.items() if not (for_numbers and entry.needs_classes)]
 
 
 def find(name: str) -> LearnerEntry:
@@ -141,6 +148,20 @@ def settings_type(name: str) -> type:
 def default_settings(name: str) -> Any:
     """The settings that a learner starts from."""
     return settings_type(name)(**find(name).defaults)
+
+
+def require_targets(name: str, settings: Any, is_regression: bool) -> None:
+    """Refuse a learner that does not predict what a data set's targets are.
+
+    Raises:
+        ConfigError: numbers where it compares classes, or the other way round.
+    """
+    targets = "numbers" if is_regression else "classes"
+    if getattr(settings, "targets", targets) != targets:  # of a neural process, which is made for one or the other
+        raise ConfigError(f"targets here are {targets}, but --targets is {settings.targets}.")
+    if is_regression and (find(name).needs_classes or getattr(settings, "head", "") == "prototypes"):
+        available = ", ".join(names(for_numbers=True))
+        raise ConfigError(f"{name} compares classes, but targets here are numbers. Available: {available}.")
 
 
 def make_learner(

@@ -54,11 +54,15 @@ class MAMLSettings(InnerSettings):
     multi_step_share: float = 0.0
     """Share of the training over which the loss moves from the mean over all inner steps to that after the last one;
     0: the last one from the start."""
+    first_order_share: float = 0.0
+    """Share of the training, from its start, in which inner gradients are taken as constants (MAML++'s annealing of the
+    order of derivatives): with many shots such updates take about half the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.multi_step_share <= 1:
-            raise ConfigError(f"multi_step_share must lie in [0, 1], got {self.multi_step_share}.")
+        for name in ("multi_step_share", "first_order_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
 
 
 class MAML(GradientLearner):
@@ -91,7 +95,7 @@ class MAML(GradientLearner):
             self.learned_loss = module_of(initial(generator))
 
     def set_progress(self, progress: float) -> None:
-        """See `FollowsProgress.set_progress`; the multi-step loss follows it."""
+        """See `FollowsProgress.set_progress`; the multi-step loss and the order of derivatives follow it."""
         self.progress = progress
 
     def task_loss(self, meta: Parameters, task: Task) -> tuple[Tensor, dict[str, Tensor]]:
@@ -111,6 +115,11 @@ class MAML(GradientLearner):
         network = self.path(meta, task.support, num_steps)[-1]
         return as_prediction(self.outputs(network, task.query.x), task.query)
 
+    @property
+    def is_first_order(self) -> bool:
+        """Whether inner gradients are constants, at this point of the training."""
+        return self.settings.first_order or self.progress < self.settings.first_order_share
+
     def path(self, meta: Parameters, support: Examples, num_steps: int) -> list[dict[str, Tensor]]:
         """The network's parameters after 0 ... `num_steps` inner steps on one task."""
         start = group(meta, "network")
@@ -123,7 +132,7 @@ class MAML(GradientLearner):
 
         adapted = {name: start[name] for name in self.adapted_names}
         sizes = partial(self.step_size_of, meta)
-        path = descend(adapted, support, loss, sizes, num_steps, self.settings.first_order)
+        path = descend(adapted, support, loss, sizes, num_steps, self.is_first_order)
         return [start | adapted for adapted in path]
 
     def step_size_of(self, meta: Parameters, step: int) -> StepSize:
