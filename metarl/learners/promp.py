@@ -125,7 +125,7 @@ class ProMP(GradientLearner):
     def _loss(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The share of some tasks in the loss, in the KL after adaptation, and in that before each inner step, (K,)."""
         meta = self.meta_parameters
-        adapted = self.unroll(meta, chunk.supports, chunk.num_tasks)
+        adapted = self.unroll(meta, self.supports(meta, chunk), chunk.num_tasks)
         loss = kl = torch.zeros((), device=self.device)
         judged = self.judged(batch)
         for k in judged:
