@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient_config import GradientConfig
 from metarl.nets.mlp_policy import Parameters
 from metarl.rl.inner_loop import Samples
 from metarl.rl.trpo import Objective, trust_region_step

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient_config import GradientConfig
 from metarl.rl.ppo import clipped_surrogate
 from metarl.worlds import Spec
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import LEARNED_CREDITS, GradientConfig, GradientLearner, Improvement, MetaBatch
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch
+from metarl.learners.gradient_config import LEARNED_CREDITS, GradientConfig
 
 
 @dataclass(frozen=True)
