@@ -14,7 +14,6 @@ from torch import Tensor
 
 from metarl.checkpoint import newest_checkpoint
 from metarl.errors import ConfigError, UnknownNameError
-from metarl.nets.mlp_policy import MLPPolicy
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.run_folder import open_run
 
@@ -26,15 +25,12 @@ _ACTOR_LAYERS = ("encoder.0", "core.0", "actor.0", "actor.2")
 _NORMALIZER = "obs_normalizer."
 
 
-def start_from(
-    setting: str, policy: MLPPolicy, parameters: Mapping[str, Tensor], normalizer: RunningNormalizer
-) -> dict[str, Tensor]:
+def start_from(setting: str, parameters: Mapping[str, Tensor], normalizer: RunningNormalizer) -> dict[str, Tensor]:
     """The parameters that a learner starts with; the statistics of observations are loaded into `normalizer`.
 
     Args:
         setting: "random" or "policy:RUN".
-        policy: what the parameters are for.
-        parameters: random ones of this policy; those that a run's policy has no values for (a context) stay.
+        parameters: random ones, of an `MLPPolicy`; those that a run's policy has no values for (a context) stay.
         normalizer: of the observations.
 
     Raises:

@@ -6,11 +6,14 @@ each unseen task by policy-gradient steps on E episodes each:
     learned reward        policy and inner reward meta-trained together (`--inner-reward reward`)
     maml                  the same meta-training, inner steps on the environment's hand-designed reward
     hand shaping          the same, inner steps on a shaped reward that a person wrote with the same signals
-    ppo                   no meta-training: PPO on the hand-designed reward, step size and lambda tuned on training tasks
+    ppo                   no meta-training: PPO on the hand-designed reward, step size tuned on training tasks
     ppo, hand shaping     the same on the shaped reward
     ppo from nothing      PPO on the hand-designed reward from random weights, tuned likewise
 
-The meta-trained ones share settings, seeds and environment steps. Runs lie in RUNS/CONTENDER-seedS and are gone on with.
+The meta-trained ones share settings, seeds and environment steps. Runs lie in RUNS/CONTENDER-seedS and are gone on
+with. The policy to start from is made by
+
+    metarl train domain-randomised --env track --num-worlds 320 --total-steps 2500000 --out runs/track/domain-randomised
 
     python scripts/bench_track_losses.py --seeds 0 --total-steps 2000000
 """
@@ -18,7 +21,8 @@ The meta-trained ones share settings, seeds and environment steps. Runs lie in R
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,21 +34,22 @@ from numpy.typing import NDArray
 from reproduce import describe, trained
 from torch import Tensor
 
-import envs
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
 from metarl.learners import preset
-from metarl.learners.gradient import GradientLearner
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
-from metarl.losses.formula import Formula, write_formula
+from metarl.losses.formula import PREFIX as FORMULA
+from metarl.losses.formula import Formula
 from metarl.plots import budget_curve
 from metarl.rollout import Adapts
-from metarl.run import LoadedRun
+from metarl.run import LoadedRun, load_run
 from metarl.seeding import make_generator
-from metarl.start_policy import PREFIX
+from metarl.start_policy import PREFIX as POLICY
+from metarl.start_policy import start_from
 from metarl.statistics import bootstrap, bootstrap_difference
+from metarl.types import Rollout
 
 ENV = "track"
 LINE = "abs(line_offset)", "abs(line_offset + change_of_line_offset)"
@@ -57,6 +62,7 @@ SHAPINGS = {
 """Rewards that a person would write to lead the car to the swept line; the best one on training tasks is taken."""
 STEP_SIZES = (0.01, 0.03, 0.1, 0.3)
 DISCOUNT, GAE_LAMBDA = 0.97, 0.9
+SHOWN = (0, 1, 2, 3, 5, 10)
 META = ("learned reward", "maml", "hand shaping")
 TUNING_TASKS = 16
 
@@ -64,6 +70,10 @@ METRIC = (
     "undiscounted return of an episode, mean over the E episodes of each task after k inner steps on E episodes each; "
     "IQM over seeds and tasks with 95 % interval; minus_X: learned reward less X on the same tasks, same k"
 )
+
+
+Trial = Callable[[BatchedEnv, int], Rollout]
+"""(worlds that hold the tasks, seed) -> K + 1 phases with an inner step between two of them."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +115,7 @@ def main() -> None:
         parser.exit(2, f"bench_track_losses: {error}\n")
 
 
-def tuned_ppo(
-    start: LoadedRun, episodes_per_task: int, num_updates: int
-) -> tuple[dict[str, Callable[[BatchedEnv], Rollout]], dict[str, Any]]:
+def tuned_ppo(start: LoadedRun, episodes_per_task: int, num_updates: int) -> tuple[dict[str, Trial], dict[str, Any]]:
     """PPO by each reward, with the step size, and of the shaped ones the shaping, that earns most on training tasks.
 
     Returns:
@@ -120,27 +128,44 @@ def tuned_ppo(
     }
     spec = start.spec
     tasks = spec.tasks.sample("train", TUNING_TASKS, make_generator(1, "tuning"))
-    chosen, found = {}, {}
+    chosen: dict[str, Trial] = {}
+    found: dict[str, Any] = {}
     for contender, grid in candidates.items():
-        tried = [partial(adapt, ppo_learner(start, *one, episodes_per_task), start, one[2], num_updates) for one in grid]
-        returns = [float(returns_of(one, spec, tasks, episodes_per_task, seed=1)[:, 1:].mean()) for one in tried]
+        tried = [trial_of(ppo_learner(start, *one, episodes_per_task), num_updates) for one in grid]
+        returns = [float(returns_of(trial, spec, tasks, episodes_per_task, 1)[:, 1:].mean()) for trial in tried]
         best = int(np.argmax(returns))
         chosen[contender] = tried[best]
         found[contender] = {
             "step_size": grid[best][0],
             "shaping": grid[best][1],
-            "grid": [{"step_size": g[0], "shaping": g[1], "mean_return": r} for g, r in zip(grid, returns, strict=True)],
+            "mean_returns": [[*one[:2], value] for one, value in zip(grid, returns, strict=True)],
         }
         print(contender, found[contender], flush=True)
     return chosen, found
 
 
+class AdaptedPolicy(LearnedLossLearner):
+    """Trains policies by a loss that is not learned; all begin as that of a run, or random ones where there is none."""
+
+    def __init__(self, spec: EnvSpec, config: LearnedLossConfig, start: LoadedRun | None):
+        self.start: dict[str, Tensor] = {}
+        super().__init__(spec, config, seed=0)
+        if start is not None:
+            drawn = self.policy.initial_parameters(torch.Generator())
+            self.start = start_from(f"{POLICY}{start.path}", drawn, self.obs_normalizer)
+
+    def fresh(self, num_tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """(B, ...) each."""
+        drawn = super().fresh(num_tasks, generator)
+        return {name: self.start[name].expand_as(value) for name, value in drawn.items()} if self.start else drawn
+
+
 def ppo_learner(
     start: LoadedRun, step_size: float, shaping: str | None, from_start: bool, episodes_per_task: int
-) -> LearnedLossLearner:
+) -> AdaptedPolicy:
     """PPO with one step size on the hand-designed or on a shaped reward, for policies like the one to start from."""
     config = LearnedLossConfig(
-        loss="feedback" if shaping is None else formula_name(shaping, step_size),
+        loss="feedback" if shaping is None else shaped_reward(shaping, step_size),
         inner_lr=step_size,
         inner_epochs=5,
         discount=DISCOUNT,
@@ -151,28 +176,13 @@ def ppo_learner(
         policy_dims=(start.config.settings.hidden_dim,) * 3,
         normalizes_obs=True,
     )
-    learner = LearnedLossLearner(start.spec, config, 0)
-    learner.obs_normalizer.load_state_dict(start.learner.network.obs_normalizer.state_dict())
-    return learner
+    return AdaptedPolicy(start.spec, config, start if from_start else None)
 
 
-def formula_name(shaping: str, step_size: float = 0.1) -> str:
+def shaped_reward(shaping: str, step_size: float = 0.1) -> str:
     """A shaped reward as the setting of a learner."""
     formula = Formula("reward", SHAPINGS[shaping], ("line_offset",), 20.0, DISCOUNT, GAE_LAMBDA, ((step_size,) * 3,))
-    return f"{PREFIX_OF_FORMULA}{json.dumps(formula.to_json())}"
-
-
-def adapt(
-    learner: LearnedLossLearner, start: LoadedRun, from_start: bool, num_updates: int, env: BatchedEnv, seed: int
-) -> Rollout:
-    """A trial of PPO, from the policy to start from or from random weights."""
-    starts = None
-    if from_start:
-        one = start_from(
-            f"{PREFIX}{start.path}", learner.policy, learner.policy.initial_parameters(torch.Generator()), RunningNormalizer(start.spec.obs_dim)
-        )
-        starts = {name: value.expand(env.num_tasks, *value.shape) for name, value in one.items()}
-    return learner.trial(env, num_updates + 1, make_generator(seed, "evaluation"), starts=starts)
+    return f"{FORMULA}{json.dumps(formula.to_json())}"
 
 
 def meta_training(
@@ -182,14 +192,14 @@ def meta_training(
     inner_reward = {
         "learned reward": "reward",
         "maml": "own",
-        "hand shaping": formula_name(tuned["ppo, hand shaping"]["shaping"]),
+        "hand shaping": shaped_reward(tuned["ppo, hand shaping"]["shaping"]),
     }[name]
     settings = replace(
         preset("meta-sgd", ENV),
         total_steps=arguments.total_steps,
         episodes_per_task=arguments.episodes_per_task,
         hidden_dims=(start.config.settings.hidden_dim,) * 3,
-        start=f"{PREFIX}{start.path}",
+        start=f"{POLICY}{start.path}",
         inner_reward=inner_reward,
         max_kl=0.02,
         num_cg_iterations=5,
@@ -199,11 +209,71 @@ def meta_training(
     return arguments.runs / f"{name.replace(' ', '-')}-seed{seed}", config
 
 
-def returns_of(
-    trial: Callable[[BatchedEnv, int], Rollout], spec: EnvSpec, tasks: Tensor, episodes_per_task: int, seed: int = 0
-) -> NDArray:
-    """Returns after each number of updates, (B, K + 1), means over the episodes of a task."""
+def trial_of(learner: Adapts, num_updates: int) -> Trial:
+    """What lets a learner adapt by so many inner steps."""
+    return lambda env, seed: learner.trial(env, num_updates + 1, make_generator(seed, "evaluation"))
+
+
+def returns_of(trial: Trial, spec: EnvSpec, tasks: Tensor, episodes_per_task: int, seed: int = 0) -> NDArray:
+    """Returns after each number of inner steps, (B, K + 1), means over the episodes of a task."""
     env = BatchedEnv(spec, len(tasks) * episodes_per_task, seed=seed)
     env.set_tasks(tasks)
     returns = trial(env, seed).episode_returns()  # (K + 1, N)
     return returns.unflatten(1, (len(tasks), -1)).mean(2).T.double().numpy()
+
+
+def report(
+    arguments: argparse.Namespace,
+    start: LoadedRun,
+    runs: Mapping[str, Sequence[LoadedRun]],
+    ppo: Mapping[str, Trial],
+    tuned: Mapping[str, Any],
+) -> None:
+    """Adapt to unseen tasks, compare, draw."""
+    trials = {name: [trial_of(run.learner, arguments.num_updates) for run in of] for name, of in runs.items()}
+    trials |= {name: [trial] for name, trial in ppo.items()}
+    spec, per_task = start.spec, arguments.episodes_per_task
+    splits: dict[str, Any] = {}
+    for split in arguments.splits:
+        tasks = spec.tasks.split(split, arguments.num_tasks)
+        returns = {n: np.stack([returns_of(one, spec, tasks, per_task) for one in of]) for n, of in trials.items()}
+        splits[split] = {name: judgement(values, returns[META[0]], per_task) for name, values in returns.items()}
+        spent = [k * per_task * spec.horizon for k in range(arguments.num_updates + 1)]
+        curves = {name: Line(of["iqm"], of["ci95"], spent) for name, of in splits[split].items()}
+        title = f"{ENV}, {arguments.num_tasks} tasks of split {split}, {per_task} episodes an inner step"
+        budget_curve(arguments.out.with_name(f"{arguments.out.stem}-{split}.png"), curves, title=title)
+        rows = [[name, *(cell(of, k) for k in SHOWN), str(of["episodes_needed"])] for name, of in splits[split].items()]
+        show(f"IQM return, split {split}", ["contender", *(f"after {k}" for k in SHOWN), "episodes needed"], rows)
+    about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    training = {name: [describe(run) for run in of] for name, of in runs.items()} | {"start": [describe(start)]}
+    save(arguments.out, {**about, "metric": METRIC, "splits": splits, "tuned": tuned, "training": training})
+
+
+def judgement(returns: NDArray, learned: NDArray, episodes_per_task: int) -> dict[str, Any]:
+    """Estimates after each number of inner steps, and how far the learned reward is ahead after as many.
+
+    `episodes_needed`: after how many episodes on a task the IQM is what the learned reward has after one inner step.
+    """
+    own, ahead = (
+        bootstrap(returns, np.random.default_rng(0)),
+        bootstrap_difference(learned, returns, np.random.default_rng(0), same_runs=False),
+    )
+    reached = np.flatnonzero(own.value >= bootstrap(learned, np.random.default_rng(0)).value[1])
+    return {
+        "iqm": own.value.tolist(),
+        "ci95": np.stack([own.low, own.high], 1).tolist(),
+        "mean": returns.mean((0, 1)).tolist(),
+        "learned_reward_minus_this": ahead.value.tolist(),
+        "ci95_of_difference": np.stack([ahead.low, ahead.high], 1).tolist(),
+        "episodes_needed": int(reached[0]) * episodes_per_task if len(reached) else None,
+    }
+
+
+def cell(of: Mapping[str, Any], k: int) -> str:
+    """A cell of the printed table."""
+    low, high = of["ci95"][k]
+    return f"{of['iqm'][k]:.1f} [{low:.1f}, {high:.1f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -144,7 +144,7 @@ class GradientLearner:
         generator = make_generator(seed, "weights")
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
         parameters = self.policy.initial_parameters(generator)
-        parameters = start_from(config.start, self.policy, parameters, self.obs_normalizer)
+        parameters = start_from(config.start, parameters, self.obs_normalizer)
         # The context starts every task at zero and is not learned.
         self._constants = {CONTEXT: parameters.pop(CONTEXT).to(self.device)} if self.policy.context_dim else {}
         self._adapted_names = {

@@ -160,9 +160,8 @@ class LearnedLossLearner:
         generator: torch.Generator | None,
         on_step: Callable[[Worlds], None] | None = None,
         on_policies: Callable[[dict[str, Tensor]], None] | None = None,
-        starts: Parameters | None = None,
     ) -> Rollout:
-        """Train a fresh policy on each task that the environment holds, or `starts`, by `num_episodes` - 1 updates.
+        """Train a fresh policy on each task that the environment holds, by `num_episodes` - 1 updates.
 
         `on_policies` is called with the policies, (B, ...) each, before each phase; see `Adapts.trial` for the others.
 
@@ -172,8 +171,8 @@ class LearnedLossLearner:
         if generator is None:
             raise ConfigError("a policy that is trained has to sample its actions.")
         drawn = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        starts = starts or self.fresh(env.num_tasks, torch.Generator().manual_seed(drawn))
-        ages = self.ages.new_zeros(env.num_tasks)
+        starts = self.fresh(env.num_tasks, torch.Generator().manual_seed(drawn))
+        ages = torch.zeros(env.num_tasks, dtype=torch.int64, device=self.device)
         return self._live(env, self._constant(), None, starts, ages, num_episodes, generator, on_step, on_policies)
 
     def update(self, rollout: Rollout, progress: float) -> dict[str, float]:
