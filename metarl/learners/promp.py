@@ -18,6 +18,7 @@ from torch import Tensor
 from metarl.errors import ConfigError
 from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch, task_sum
 from metarl.learners.gradient_config import GradientConfig
+from metarl.losses.adaptive import LOSS
 from metarl.rl.ppo import clipped_surrogate
 from metarl.worlds import Spec
 
@@ -28,6 +29,9 @@ class ProMPConfig(GradientConfig):
 
     outer_lr: float = 1e-3
     """Step size of Adam."""
+    loss_lr: float = 1e-2
+    """Step size of Adam for an inner reward that is meta-trained: it has far fewer parameters than the policy, and a long
+    way to go."""
     num_epochs: int = 5
     """Outer steps on each batch."""
     clip: float = 0.3
@@ -45,7 +49,7 @@ class ProMPConfig(GradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("outer_lr", "clip", "inner_kl_target", "max_grad_norm", "max_kl"):
+        for name in ("outer_lr", "loss_lr", "clip", "inner_kl_target", "max_grad_norm", "max_kl"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.num_epochs < 1 or self.inner_kl_coef < 0:
@@ -65,7 +69,10 @@ class ProMP(GradientLearner):
 
     def __init__(self, spec: Spec, config: ProMPConfig, seed: int, device: str | torch.device = "cpu"):
         super().__init__(spec, config, seed, device)
-        self.optimizer = torch.optim.Adam(list(self.meta_parameters.values()), lr=config.outer_lr)
+        of_loss = [value for name, value in self.meta_parameters.items() if name.startswith(LOSS)]
+        others = [value for name, value in self.meta_parameters.items() if not name.startswith(LOSS)]
+        groups = [{"params": others}, *([{"params": of_loss, "lr": config.loss_lr}] if of_loss else [])]
+        self.optimizer = torch.optim.Adam(groups, lr=config.outer_lr)
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)
 
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
