@@ -30,8 +30,7 @@ class ProMPConfig(GradientConfig):
     outer_lr: float = 1e-3
     """Step size of Adam."""
     loss_lr: float = 1e-2
-    """Step size of Adam for an inner reward that is meta-trained: it has far fewer parameters than the policy, and a long
-    way to go."""
+    """Step size of Adam for an inner reward that is meta-trained, which has few parameters and a long way to go."""
     num_epochs: int = 5
     """Outer steps on each batch."""
     clip: float = 0.3
@@ -71,7 +70,9 @@ class ProMP(GradientLearner):
         super().__init__(spec, config, seed, device)
         of_loss = [value for name, value in self.meta_parameters.items() if name.startswith(LOSS)]
         others = [value for name, value in self.meta_parameters.items() if not name.startswith(LOSS)]
-        groups = [{"params": others}, *([{"params": of_loss, "lr": config.loss_lr}] if of_loss else [])]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if of_loss:
+            groups.append({"params": of_loss, "lr": config.loss_lr})
         self.optimizer = torch.optim.Adam(groups, lr=config.outer_lr)
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)
 
