@@ -28,6 +28,7 @@ ENVIRONMENTS: dict[str, str] = {
     "sparse-point-varibad": "envs.toy.point_robot:make_sparse_varibad",
     "grid-navi": "envs.toy.grid_navi:make_spec",
     "reach-robots": "envs.toy.reach_robots:make_spec",
+    "reach-either": "envs.toy.reach_either:make_spec",
     "reach-planar": "envs.manipulation.reach_planar:make_spec",
     "reach": "envs.manipulation.reach:make_spec",
     "push": "envs.manipulation.push:make_spec",

@@ -34,7 +34,7 @@ from metarl.losses.learned_drift import LearnedDrift
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.policy_objective import policy_objective
-from metarl.losses.support import Support, effort_of
+from metarl.losses.support import Support, effort_of, with_episodes
 from metarl.losses.table import formula_credit, signal_columns
 from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
@@ -43,7 +43,8 @@ from metarl.types import Rollout
 from metarl.worlds import Spec, make_worlds
 
 _ALGORITHM = "learned-loss"
-_TYPICAL_TASKS = 16
+_STATISTICS_TASKS = 16
+"""Tasks that observations of another environment are scaled by."""
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -109,11 +110,11 @@ class LearnedLoss:
         _refuse_others(run.path, run.config.get("algorithm"))
         checkpoint = load_checkpoint(path) if is_checkpoint else newest_checkpoint(run.checkpoints)
         _refuse_others(checkpoint.path, checkpoint.state.get("algorithm"))
-        spec, learner = _learner(run.config, run.path)
+        _, learner = _learner(run.config, run.path)
         role = _role(learner.loss, learner.config.loss, run.path)
         _read_tensors(learner, checkpoint)
         meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
-        parameters, _ = learner.loss.of_task(meta, _typical_support(learner, spec))
+        parameters, _ = learner.loss.of_typical_task(meta)
         return LearnedLoss(
             kind=learner.config.loss,
             role=role,
@@ -149,7 +150,7 @@ class LearnedLoss:
 
     def of_task(self, support: Support) -> LearnedLoss:
         """The same loss, modulated for the task that a first batch of experience was taken on (`LossOnEnv.support`)."""
-        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), support)[0])
+        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), [support])[0])
 
     def with_discount(self, discount: float) -> LearnedLoss:
         """The same loss for a learner with another discount.
@@ -269,6 +270,8 @@ class LearnedLoss:
             reward=reward,
             ended=self._tensor(ended).flatten(),
             weight=torch.full_like(unread, 1 / max(len(unread), 1)),
+            episode_means=unread[:0],
+            episode_feedback=unread[:0],
         )
 
 
@@ -316,7 +319,12 @@ class LossOnEnv:
         before, after, effort = self._steps(rollout)
         steps = self.loss._steps(before, after, effort, rollout.feedback, rollout.terminated)
         weight = rollout.valid.flatten().to(torch.float32)
-        return steps._replace(weight=weight / weight.sum().clamp(min=1.0))
+        steps = steps._replace(weight=weight / weight.sum().clamp(min=1.0))
+        num_worlds = rollout.reward.shape[1]
+        index = torch.arange(len(weight), device=weight.device).unflatten(0, (rollout.num_episodes, -1, num_worlds))
+        order = index.transpose(0, 1).flatten()  # (K, H, N) -> H times K N episodes
+        ordered = Support(*(value[order] if len(value) else value for value in steps))
+        return with_episodes(ordered, index.shape[1])
 
     def _steps(self, rollout: Rollout) -> tuple[Tensor, Tensor, Tensor]:
         signals = rollout.signals[..., list(self.columns)]  # (K, H + 1, N, S)
@@ -387,6 +395,13 @@ def _learner(config: Mapping[str, Any], path: Path) -> tuple[Spec, LearnedLossLe
         raise CheckpointError(f"{path / 'config.json'} is damaged or of another version: {error}") from error
 
 
+def _first_batch(learner: LearnedLossLearner, spec: Spec, seed: int) -> Rollout:
+    """One episode of fresh policies on training tasks."""
+    env = make_worlds(spec, _STATISTICS_TASKS * learner.config.episodes_per_task, device=learner.device, seed=seed)
+    env.set_tasks(spec.tasks.sample_train(_STATISTICS_TASKS, make_generator(seed, "tasks")))
+    return learner.trial(env, 1, make_generator(seed, "first batch", learner.device))
+
+
 @torch.no_grad()
 def _read_tensors(learner: LearnedLossLearner, checkpoint: Checkpoint) -> None:
     model = checkpoint.tensors.get("model", {})
@@ -416,18 +431,3 @@ def _role(loss: AdaptiveLoss, kind: str, path: Path) -> Role:
         f"{path} learned {kind}{' with offsets' * bool(loss.offset_shapes)}, a whole update rule for policies of its "
         "own (`metarl evaluate`): other algorithms can take a reward, potential, advantage without offset or drift."
     )
-
-
-def _typical_support(learner: LearnedLossLearner, spec: Spec) -> Support:
-    """What fresh policies experience on training tasks, as if it were one task: the mean of the tasks' encodings."""
-    rollout = _first_batch(learner, spec, seed=0)
-    tasks = learner.support(rollout, 0, _TYPICAL_TASKS)  # (B, M, ...)
-    merged = Support(*(values.flatten(0, 1) for values in tasks))
-    return merged._replace(weight=merged.weight / _TYPICAL_TASKS)
-
-
-def _first_batch(learner: LearnedLossLearner, spec: Spec, seed: int) -> Rollout:
-    """One episode of fresh policies on training tasks."""
-    env = make_worlds(spec, _TYPICAL_TASKS * learner.config.episodes_per_task, device=learner.device, seed=seed)
-    env.set_tasks(spec.tasks.sample_train(_TYPICAL_TASKS, make_generator(seed, "tasks")))
-    return learner.trial(env, 1, make_generator(seed, "first batch", learner.device))

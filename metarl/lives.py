@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeGuard
 
@@ -32,8 +32,8 @@ class Lives:
         supports: K + 1 batches of experience, (B, M, ...); all but the last were support of an update.
         true_advantages: K + 1 times those by the environment's own reward, (B, M).
         policies: K + 1 times the policies that gathered them, (B, ...) each.
-        loss: parameters of the loss for each task, (B, ...) each; empty where it has none.
-        log_step_size: of each task, (B, K, 3).
+        loss: parameters of the loss for each task at its last update, (B, ...) each; empty where it has none.
+        log_step_size: of each task, (B, K, 3), likewise.
         returns: (B, K + 1), by the environment's own reward, means over episodes.
     """
 
@@ -64,20 +64,19 @@ def live(learner: LearnedLossLearner, spec: Spec, tasks: Tensor, seed: int) -> L
     rollout = learner.trial(env, config.episodes_per_trial, generator, on_policies=policies.append)
     supports = [learner.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
     advantages = [learner.true_advantage(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-    loss, log_step_size = parameters_of_tasks(learner, supports[0])
+    loss, log_step_size = parameters_of_tasks(learner, supports[:-1])
     returns = rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2).T
     return Lives(tasks, supports, advantages, policies, loss, log_step_size, returns)
 
 
-def parameters_of_tasks(learner: LearnedLossLearner, support: Support) -> tuple[dict[str, Tensor], Tensor]:
-    """The loss's parameters and the logarithms of step sizes for each task of a batch, (B, ...) each."""
+def parameters_of_tasks(learner: LearnedLossLearner, supports: Sequence[Support]) -> tuple[dict[str, Tensor], Tensor]:
+    """The loss's parameters and the logarithms of step sizes for each task after batches of all, (B, ...) each."""
     meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
-    num_tasks = len(support.weight)
 
     def of_task(index: int) -> tuple[dict[str, Tensor], Tensor]:
-        return learner.loss.of_task(meta, Support(*(value[index] for value in support)))
+        return learner.loss.of_task(meta, [Support(*(value[index] for value in support)) for support in supports])
 
-    losses, sizes = zip(*map(of_task, range(num_tasks)), strict=True)
+    losses, sizes = zip(*map(of_task, range(len(supports[0].weight))), strict=True)
     return {name: torch.stack([one[name] for one in losses]) for name in losses[0]}, torch.stack(sizes)
 
 

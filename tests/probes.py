@@ -64,3 +64,11 @@ def countdown(horizon: int = 6) -> EnvSpec:
 
     life = Parameter("life", "steps", Choice((2.0, 4.0, 100.0)))
     return EnvSpec("countdown", TaskDistribution((life,)), 2, Continuous(1), horizon, reset, observe, step)
+
+
+def with_feedback(phases, generator):
+    """Phases of learned losses whose episodes got some feedback: no policy finds a goal by chance in a few steps."""
+    return [
+        phase._replace(episode_feedback=torch.randn(phase.episode_feedback.shape, generator=generator).double())
+        for phase in phases
+    ]

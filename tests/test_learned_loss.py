@@ -133,7 +133,7 @@ def test_a_potential_telescopes_with_the_discount_of_the_learner(runs):
     torch.testing.assert_close((discounts * ended).sum(), -potential[0])
 
 
-def test_the_typical_task_is_the_mean_encoding_and_a_batch_makes_it_another(runs, tmp_path):
+def test_a_loss_is_that_of_the_mean_encoding_and_a_batch_makes_it_another(runs, tmp_path):
     shutil.copytree(runs / "reward", tmp_path / "run")
     changed(tmp_path / "run", {"encoding.strength": lambda value: value + 1})
     loss = LearnedLoss.load(tmp_path / "run")
@@ -141,12 +141,12 @@ def test_the_typical_task_is_the_mean_encoding_and_a_batch_makes_it_another(runs
     learner = load_run(tmp_path / "run", "cpu").learner
     rollout = rollout_of(learner)
     here = loss.of_task(loss.on(SPEC).support(rollout))
-    expected, _ = learner.loss.of_task(loss.meta_parameters, Support(*(v[0] for v in learner.support(rollout, 0, 1))))
+    expected, _ = learner.loss.of_task(loss.meta_parameters, [Support(*(v[0] for v in learner.support(rollout, 0, 1)))])
     for name, value in here.parameters.items():
         torch.testing.assert_close(value, expected[name].detach())
         assert torch.equal(loss.parameters[name], again.parameters[name])
     assert not torch.equal(here.parameters["hidden.bias"], loss.parameters["hidden.bias"])
-    assert not torch.equal(loss.parameters["hidden.bias"], loss.meta_parameters["loss.hidden.bias"])
+    assert torch.equal(loss.parameters["hidden.bias"], loss.meta_parameters["loss.hidden.bias"])
 
 
 def test_a_drift_has_no_slope_where_the_policy_has_not_moved(runs):

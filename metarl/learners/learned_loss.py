@@ -282,9 +282,10 @@ class LearnedLossLearner:
     def unroll(self, phases: Sequence[Support]) -> list[dict[str, Tensor]]:
         """The policies of the meta-batch after each of its K updates, (B, ...)."""
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
-        loss, sizes = torch.func.vmap(self.loss.of_task, in_dims=(None, 0))(self._constant(), phases[0])
+        of_task, meta = torch.func.vmap(self.loss.of_task, in_dims=(None, 0)), self._constant()
         policy, policies = self.agents, []
         for k, support in enumerate(phases[:-1]):
+            loss, sizes = of_task(meta, phases[: k + 1])
             policy = update(loss, sizes, policy, support, self.ages + k, self.distribution)
             policies.append(policy)
         return policies
@@ -341,8 +342,8 @@ class LearnedLossLearner:
         """Of the tasks of a rollout, (B, Z), with the encoder as it is; None where the loss does not adapt."""
         if self.loss.encoding is None:
             return None
-        support = self.support(rollout, 0, len(self.ages))
-        return torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), support)
+        supports = [self.support(rollout, 0, len(self.ages))]
+        return torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), supports)
 
     @torch.no_grad()
     def _keep_statistics(self, before: Tensor | None, after: Tensor | None, share: float) -> None:
@@ -379,7 +380,7 @@ class LearnedLossLearner:
 
         `meta_dim` is 0 where each policy learns by meta-parameters of its own, None where all share them.
         """
-        policies, episodes = dict(starts), []
+        policies, episodes, seen = dict(starts), [], list[Support]()
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
         for k in range(num_episodes):
             if on_policies is not None:
@@ -389,8 +390,9 @@ class LearnedLossLearner:
             if k + 1 == num_episodes:
                 break
             support = self.support(episodes[-1], 0, env.num_tasks)
-            if k % self.config.num_inner_steps == 0:  # once per window, as in meta-training
-                loss, log_step_size = torch.func.vmap(self.loss.of_task, in_dims=(meta_dim, 0))(meta, support)
+            # What was seen in this window, as in meta-training.
+            seen = [support] if k % self.config.num_inner_steps == 0 else [*seen, support]
+            loss, log_step_size = torch.func.vmap(self.loss.of_task, in_dims=(meta_dim, 0))(meta, seen)
             grown = update(loss, log_step_size, policies, support, ages + k, self.distribution)
             sound = finite_tasks(*grown.values())
             policies = {name: torch.where(like(sound, v), v, policies[name]) for name, v in grown.items()}
@@ -403,9 +405,9 @@ class LearnedLossLearner:
 
         J is E[pi_k / pi_k_old A_true], or the inner product of theta_k with a gradient that was taken at its value.
         """
-        loss, log_step_size = self.loss.of_task(meta, phases[0])
         policy, objective = dict(start), torch.zeros((), device=self.device)
         for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
+            loss, log_step_size = self.loss.of_task(meta, phases[: k + 1])
             policy = self.loss.update(loss, log_step_size, policy, support, age + k, self.distribution)
             if isinstance(goal, dict):
                 gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()

@@ -16,7 +16,7 @@ def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
     updates.
     "lpg" is the recurrent rule, the same for all tasks: it reads what happened anyway.
     """
-    default = LearnedLossConfig(step_size_lr=5e-2, normalizes_obs=env != "reach-robots")
+    default = LearnedLossConfig(step_size_lr=5e-2, normalizes_obs=env not in ("reach-robots", "reach-either"))
     given: HandDesign = "dense" if env in ("reach-robots", "reach-planar") else "feedback"
     drift = replace(
         default,

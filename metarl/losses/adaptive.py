@@ -230,24 +230,29 @@ class AdaptiveLoss:
         parameters |= {OFFSET + name: torch.zeros(shape) for name, shape in self.offset_shapes.items()}
         return parameters | {STEP_SIZE: self._log_step_size.clone()}
 
-    def of_task(self, meta: Parameters, support: Support) -> tuple[dict[str, Tensor], Tensor]:
-        """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that a batch was taken on.
+    def of_task(self, meta: Parameters, supports: Sequence[Support]) -> tuple[dict[str, Tensor], Tensor]:
+        """The loss's parameters and the logarithms of step sizes, (K, 3), for the task that batches were taken on.
 
         Offsets are among the parameters, as `offset.NAME`.
         """
+        loss, log_step_size = self.of_typical_task(meta)
+        if self.encoding is None:
+            return loss, log_step_size
+        encoding = encoding_parameters(meta)
+        z = self.encoding.encode(encoding, supports)
+        adapted, log_step_size = self.encoding.modulate(encoding, loss, log_step_size, z)
+        return loss | adapted, log_step_size
+
+    def of_typical_task(self, meta: Parameters) -> tuple[dict[str, Tensor], Tensor]:
+        """The same for a task with the mean encoding: nothing is modulated."""
         offsets = {OFFSET + name: meta[OFFSET + name] for name in self.offset_shapes}
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
-        if self.encoding is None:
-            return loss | offsets, meta[STEP_SIZE]
-        encoding = encoding_parameters(meta)
-        z = self.encoding.encode(encoding, support)
-        loss, log_step_size = self.encoding.modulate(encoding, loss, meta[STEP_SIZE], z)
-        return loss | offsets, log_step_size
+        return loss | offsets, meta[STEP_SIZE]
 
-    def encode(self, meta: Parameters, support: Support) -> Tensor:
-        """The task encoding of a batch, (Z,); only for a loss that adapts to its task."""
+    def encode(self, meta: Parameters, supports: Sequence[Support]) -> Tensor:
+        """The task encoding of batches, (Z,); only for a loss that adapts to its task."""
         assert self.encoding is not None
-        return self.encoding.encode(encoding_parameters(meta), support)
+        return self.encoding.encode(encoding_parameters(meta), supports)
 
     def update(
         self,

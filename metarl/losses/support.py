@@ -28,6 +28,8 @@ class Support(NamedTuple):
         reward: (M,), the feedback that the learning agent gets.
         ended: (M,), 1 where the episode truly ended in this step, not by its time limit.
         weight: (M,), sums to one over the steps that count and is zero elsewhere.
+        episode_means: (E, 2 S + 1), of each episode: means over its steps of signals, their change, and effort.
+        episode_feedback: (E,), of each episode: its sum of `reward`.
     """
 
     obs: Tensor
@@ -39,6 +41,8 @@ class Support(NamedTuple):
     reward: Tensor
     ended: Tensor
     weight: Tensor
+    episode_means: Tensor
+    episode_feedback: Tensor
 
 
 def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tensor, num_tasks: int) -> Support:
@@ -57,7 +61,8 @@ def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tenso
 
     action, valid = rollout.action[steps], rollout.valid[steps]
     weight = flat(valid.to(rollout.reward.dtype))
-    return Support(
+    nothing = weight[:, :0]
+    steps_alone = Support(
         obs=flat(obs),
         action=flat(action),
         log_prob=flat(rollout.log_prob[steps]),
@@ -67,7 +72,20 @@ def support_of_phase(rollout: Rollout, steps: slice, obs: Tensor, signals: Tenso
         reward=flat(rollout.feedback[steps]),
         ended=flat(rollout.terminated[steps].to(rollout.reward.dtype)),
         weight=weight / weight.sum(1, keepdim=True).clamp(min=1.0),
+        episode_means=nothing,
+        episode_feedback=nothing,
     )
+    return with_episodes(steps_alone, len(obs))
+
+
+def with_episodes(support: Support, horizon: int) -> Support:
+    """The same with what it says of whole episodes, made from its steps: H times E of them, (..., M, ...)."""
+    counts = (support.weight > 0).to(support.reward.dtype).unflatten(-1, (horizon, -1))  # (..., H, E)
+    inputs = step_inputs(support)[..., :-1].unflatten(-2, (horizon, -1))
+    sums = (counts.unsqueeze(-1) * inputs).sum(-3)  # (..., E, 2 S + 1)
+    feedback = (counts * support.reward.unflatten(-1, (horizon, -1))).sum(-2)
+    means = sums / counts.sum(-2).clamp(min=1.0).unsqueeze(-1)
+    return support._replace(episode_means=means, episode_feedback=feedback)
 
 
 def effort_of(action: Tensor) -> Tensor:

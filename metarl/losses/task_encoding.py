@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,9 @@ from metarl.losses.support import Support, step_inputs
 _LARGEST_INPUT = 20.0
 _LARGEST_ENCODING = 2.0
 _SMALLEST_STD = 1e-6
+_SMALLEST_SPREAD = 1e-3
+_RIDGE = 0.03
+"""Of standardised inputs: told three things from two episodes, the model spreads what it cannot tell apart."""
 
 STATISTICS = ("mean", "std")
 """Of encodings over tasks: measured, not learned."""
@@ -21,7 +24,12 @@ STATISTICS = ("mean", "std")
 
 @dataclass(frozen=True)
 class TaskEncoding:
-    """phi(z) = (1 + b1 gamma(z)) phi + b2 beta(z), with z the mean of e(x_t, x_{t+1} - x_t, |a|^2, r) over a batch.
+    """phi(z) = (1 + b1 gamma(z)) phi + b2 beta(z), with z = mean e(x_t, x_{t+1} - x_t, |a|^2, r) + V w.
+
+    The mean is over the first batch, of a policy that has not adapted, and says what the robot does. w says what the
+    feedback goes along with, in all batches so far: a linear model of an episode's feedback from the means of
+    (x_t, x_{t+1} - x_t, |a|^2) in it, see `feedback_model`. From it a loss can tell what pays on this task where
+    feedback is too rare or too late to say so of a step; what it took for paying by mistake shows in later batches.
 
     z is standardised over tasks before it goes on, and nothing after it has a bias: what all tasks have in common is
     learned by phi alone, and the modulation is left with what they differ in. Beyond two deviations z counts as two, so
@@ -55,6 +63,7 @@ class TaskEncoding:
             "encode.0.weight": layer(self.hidden_dim, self.num_inputs),
             "encode.0.bias": torch.zeros(self.hidden_dim),
             "encode.1.weight": layer(self.encoding_dim, self.hidden_dim),
+            "feedback.weight": layer(self.encoding_dim, self.num_inputs - 1),
             "modulate.0.weight": layer(self.hidden_dim, self.encoding_dim),
             "modulate.1.weight": layer(2 * self._num_rows() + 1, self.hidden_dim),
             "strength": torch.zeros(3),
@@ -62,11 +71,13 @@ class TaskEncoding:
             "std": torch.ones(self.encoding_dim),
         }
 
-    def encode(self, parameters: Mapping[str, Tensor], support: Support) -> Tensor:
-        """z, (Z,), of one task."""
-        inputs = step_inputs(support).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+    def encode(self, parameters: Mapping[str, Tensor], supports: Sequence[Support]) -> Tensor:
+        """z, (Z,), of one task after one or more batches of experience."""
+        first = supports[0]
+        inputs = step_inputs(first).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
         hidden = torch.tanh(inputs @ parameters["encode.0.weight"].mT + parameters["encode.0.bias"])
-        return (support.weight.unsqueeze(-1) * (hidden @ parameters["encode.1.weight"].mT)).sum(0)
+        happened = (first.weight.unsqueeze(-1) * (hidden @ parameters["encode.1.weight"].mT)).sum(0)
+        return happened + parameters["feedback.weight"] @ feedback_model(supports)
 
     def modulate(
         self, parameters: Mapping[str, Tensor], loss: Mapping[str, Tensor], log_step_size: Tensor, encoding: Tensor
@@ -87,6 +98,27 @@ class TaskEncoding:
 
     def _num_rows(self) -> int:
         return sum(shape[0] for shape in self.shapes.values())
+
+
+def feedback_model(supports: Sequence[Support]) -> Tensor:
+    """What the feedback of an episode goes along with, (2 S + 1,): a linear model of it by ridge regression.
+
+    It explains the sums of feedback of all episodes of the batches by the means of signals, their changes and effort in
+    them, all standardised over the episodes. Where all episodes got the same feedback it is zero.
+
+    Source: Efroni et al. 2021, reinforcement learning with trajectory feedback, section 3 (least squares over
+    episodes); there features are visits of states and actions.
+    """
+    means = _standardised(torch.cat([support.episode_means for support in supports]))
+    feedback = _standardised(torch.cat([support.episode_feedback for support in supports]))
+    ridge = _RIDGE * torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
+    return torch.linalg.solve(means.mT @ means / len(means) + ridge, means.mT @ feedback / len(means))
+
+
+def _standardised(values: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the first dimension; nearly constant ones stay small."""
+    centred = values - values.mean(0)
+    return centred * (centred.square().mean(0) + _SMALLEST_SPREAD**2).rsqrt()
 
 
 def update_statistics(parameters: Mapping[str, Tensor], before: Tensor, after: Tensor, share: float) -> None:

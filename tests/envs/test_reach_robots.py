@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import envs
-from envs.toy import reach_robots
-from envs.toy.reach_robots import ARM_2, ARM_3, CAR, POINT
+from envs.toy import planar_robots
+from envs.toy.planar_robots import ARM_2, ARM_3, CAR, POINT
 from metarl.env import Noise
 from metarl.record import snapshot
 
@@ -41,7 +41,7 @@ def step(task, state, action):
 
 
 def state_of(task, joints, speeds):
-    return reach_robots._with_tip(task, torch.tensor([joints]), torch.tensor([speeds]))
+    return planar_robots.with_tip(task, torch.tensor([joints]), torch.tensor([speeds]))
 
 
 def play(task, action, num_steps=10):
@@ -132,7 +132,7 @@ def test_signals_are_those_by_hand():
 
 def test_feedback_is_one_within_five_centimetres_of_the_goal():
     task = task_of({}, {})
-    state = reach_robots._with_tip(task, torch.tensor([[0.25, 0.049, 0.0], [0.25, 0.051, 0.0]]), torch.zeros(2, 3))
+    state = planar_robots.with_tip(task, torch.tensor([[0.25, 0.049, 0.0], [0.25, 0.051, 0.0]]), torch.zeros(2, 3))
     assert SPEC.signals.feedback(task, {}, state).tolist() == [1.0, 0.0]
 
 
@@ -144,7 +144,7 @@ def test_signals_do_not_change_when_the_scene_is_turned():
         plane = torch.stack([x * turns.cos() - y * turns.sin(), x * turns.sin() + y * turns.cos()], 1)
         return torch.cat([plane, torch.zeros(7, 1)], 1)
 
-    state = reach_robots._with_tip(task, turned(0.1, 0.07), turned(-0.2, 0.15))
+    state = planar_robots.with_tip(task, turned(0.1, 0.07), turned(-0.2, 0.15))
     signals = SPEC.signals.compute(task, {}, state)
     torch.testing.assert_close(signals, signals[:1].expand(7, 3), atol=1e-5, rtol=1e-5)
 
@@ -218,7 +218,7 @@ def test_goals_of_every_split_are_in_reach(robot):
     for split in SPEC.tasks.splits():
         named = SPEC.tasks.unpack(SPEC.tasks.split(split, 200))
         goal = SPEC.derive(named | {"robot": torch.full((200,), float(robot))})["goal"]
-        from_base = (goal - torch.tensor(reach_robots._BASE_M)).norm(dim=1)
+        from_base = (goal - torch.tensor(planar_robots.BASE_M)).norm(dim=1)
         assert bool((from_base <= 1.0).all())
 
 

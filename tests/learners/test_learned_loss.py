@@ -13,7 +13,7 @@ from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.support import Support
-from tests.probes import hidden_lever
+from tests.probes import hidden_lever, with_feedback
 
 B, E = 4, 3
 SMALL = LearnedLossConfig(
@@ -52,6 +52,7 @@ def test_the_meta_gradient_is_that_of_finite_differences(loss, num_inner_steps):
         for name, v in learner.meta_parameters.items()
     }
     phases = [Support(*map(double, learner.support(rollout, k, B))) for k in range(rollout.num_episodes)]
+    phases = with_feedback(phases, generator)
     goals = [learner.true_advantage(rollout, k, B).double() for k in range(1, rollout.num_episodes)]
     starts = {name: value.double() for name, value in learner.agents.items()}
     learner.meta_parameters = meta

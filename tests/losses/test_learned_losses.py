@@ -14,9 +14,9 @@ from metarl.losses.hand_designed import HandDesigned
 from metarl.losses.head import Head
 from metarl.losses.learned_potential import LearnedPotential
 from metarl.losses.learned_reward import LearnedReward
-from metarl.losses.support import Support, credit, step_input_names, step_inputs
+from metarl.losses.support import Support, credit, step_input_names, step_inputs, with_episodes
 from metarl.losses.table import make_inner_loss
-from metarl.losses.task_encoding import update_statistics
+from metarl.losses.task_encoding import feedback_model, update_statistics
 from tests.probes import hidden_lever
 
 H, E, S = 4, 3, 2
@@ -30,7 +30,7 @@ def random_support(seed=0, horizon=H, episodes=E, dtype=torch.float64):
     def drawn(*shape):
         return torch.randn(size, *shape, generator=generator, dtype=dtype)
 
-    return Support(
+    steps = Support(
         obs=drawn(3),
         action=drawn(2),
         log_prob=drawn(),
@@ -40,7 +40,10 @@ def random_support(seed=0, horizon=H, episodes=E, dtype=torch.float64):
         reward=drawn(),
         ended=torch.zeros(size, dtype=dtype),
         weight=torch.full((size,), 1 / size, dtype=dtype),
+        episode_means=torch.zeros(0),
+        episode_feedback=torch.zeros(0),
     )
+    return with_episodes(steps, horizon)
 
 
 def drawn_parameters(loss, seed=0, scale=1.0):
@@ -110,6 +113,8 @@ def shaped_rewards(loss, parameters, signals, reward, transition):
         reward=reward[s, a],
         ended=(s2 == num_states - 1).double(),
         weight=torch.full((size,), 1 / size, dtype=torch.float64),
+        episode_means=torch.zeros(0),
+        episode_feedback=torch.zeros(0),
     )
     return loss.reward(parameters, support).view(num_states, num_actions, num_states)
 
@@ -237,14 +242,14 @@ def reach_support(seed=0, num_signals=3):
     support = random_support(seed)
     generator = torch.Generator().manual_seed(seed)
     signals = [torch.randn(H * E, num_signals, generator=generator, dtype=torch.float64) for _ in range(2)]
-    return support._replace(before=signals[0], after=signals[1])
+    return with_episodes(support._replace(before=signals[0], after=signals[1]), H)
 
 
 @pytest.mark.parametrize("name", ["reward", "potential", "advantage", "drift"])
 def test_adaptation_is_the_identity_at_the_start(name):
     loss = adaptive(name)
     meta = {n: v.double() for n, v in loss.initial_parameters(torch.Generator().manual_seed(0)).items()}
-    of_task, steps = loss.of_task(meta, reach_support(num_signals=len(loss.inner.signals)))
+    of_task, steps = loss.of_task(meta, [reach_support(num_signals=len(loss.inner.signals))])
     for key, value in of_task.items():
         assert torch.equal(value, meta[f"loss.{key}"])
     assert torch.equal(steps, meta["log_step_size"])
@@ -258,7 +263,7 @@ def strong_meta(loss):
 def test_a_trained_adaptation_differs_between_tasks_and_moves_step_sizes():
     loss = adaptive()
     meta = strong_meta(loss)
-    (one, one_steps), (other, other_steps) = (loss.of_task(meta, reach_support(seed)) for seed in (0, 1))
+    (one, one_steps), (other, other_steps) = (loss.of_task(meta, [reach_support(seed)]) for seed in (0, 1))
     assert all(not torch.equal(one[name], other[name]) for name in one)
     assert not torch.equal(one_steps, other_steps)
 
@@ -280,10 +285,49 @@ def test_statistics_of_encodings_go_along_with_an_encoder_that_learns():
 def test_the_encoding_does_not_depend_on_the_order_of_steps_and_episodes():
     loss, support = adaptive(), reach_support()
     meta = strong_meta(loss)
-    order = torch.randperm(H * E, generator=torch.Generator().manual_seed(3))
-    shuffled = Support(*(value[order] for value in support))
-    for a, b in zip(loss.of_task(meta, support)[0].values(), loss.of_task(meta, shuffled)[0].values(), strict=True):
+    generator = torch.Generator().manual_seed(3)
+    index = torch.arange(H * E).view(H, E)[:, torch.randperm(E, generator=generator)]  # episodes in another order
+    index = torch.stack([index[torch.randperm(H, generator=generator), e] for e in range(E)], 1)  # and their steps
+    shuffled = with_episodes(Support(*(value[index.flatten()] for value in support[:-2]), *support[-2:]), H)
+    for a, b in zip(loss.of_task(meta, [support])[0].values(), loss.of_task(meta, [shuffled])[0].values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def told_once(first, feedback):
+    """Experience whose first signal is `first` and whose feedback comes at the end, (E,) each."""
+    support = random_support()
+    last = torch.zeros(H, E, dtype=torch.float64)
+    last[-1] = feedback
+    signals = torch.stack([first.expand(H, E).flatten(), torch.zeros(H * E, dtype=torch.float64)], 1)
+    steady = support._replace(before=signals, after=signals, effort=torch.zeros(H * E), reward=last.flatten())
+    return with_episodes(steady, H)
+
+
+def test_what_is_known_of_episodes_are_means_of_their_steps_that_count_and_sums_of_feedback():
+    support = random_support()
+    counts = torch.ones(H, E, dtype=torch.float64)
+    counts[2:, 1] = 0.0  # the second episode ended after two steps
+    support = with_episodes(support._replace(weight=(counts / counts.sum()).flatten()), H)
+    inputs, reward = step_inputs(support).view(H, E, -1), support.reward.view(H, E)
+    torch.testing.assert_close(support.episode_means[0], inputs[:, 0, :-1].mean(0))
+    torch.testing.assert_close(support.episode_means[1], inputs[:2, 1, :-1].mean(0))
+    torch.testing.assert_close(support.episode_feedback[1], reward[:2, 1].sum())
+
+
+def test_the_model_of_feedback_is_the_ridge_regression_by_hand():
+    first = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    model = feedback_model([told_once(first, 3 * first + 5)])
+    # One standardised input that is the standardised feedback: 1 / (1 + 0.03).
+    torch.testing.assert_close(model, torch.tensor([1 / 1.03, 0, 0, 0, 0], dtype=torch.float64), atol=1e-5, rtol=0)
+    torch.testing.assert_close(feedback_model([told_once(first, -first)])[0], -model[0], atol=1e-5, rtol=0)
+    assert not feedback_model([told_once(first, torch.ones(E, dtype=torch.float64))]).any()
+
+
+def test_the_model_of_feedback_learns_from_what_differs_between_batches():
+    flat = torch.zeros(E, dtype=torch.float64)
+    one, other = told_once(flat, flat), told_once(flat + 1, flat - 2)
+    assert not feedback_model([one]).any() and not feedback_model([other]).any()
+    assert float(feedback_model([one, other])[0]) == pytest.approx(-1 / 1.03, abs=1e-5)
 
 
 def test_inputs_have_names_in_their_order():

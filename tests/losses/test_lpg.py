@@ -17,7 +17,7 @@ from metarl.losses.lpg import LPG, Targets
 from metarl.losses.support import Support, relative_to_step
 from metarl.nets.distributions import Categorical, Embedded, Gaussian
 from metarl.seeding import make_generator
-from tests.probes import hidden_lever
+from tests.probes import hidden_lever, with_feedback
 
 H, E, Y = 5, 3, 4
 FEEDBACK = HandDesigned("feedback", (), H, 0.97, 0.9)
@@ -63,6 +63,8 @@ def experience(action_dim=2, seed=0):
         reward=drawn(),
         ended=torch.zeros(H * E, dtype=torch.float64),
         weight=torch.full((H * E,), 1 / (H * E), dtype=torch.float64),
+        episode_means=torch.zeros(H * E),
+        episode_feedback=torch.zeros(H * E),
     )
     return support, drawn(Y).softmax(-1)
 
@@ -224,6 +226,7 @@ def lives(config, spec=SPEC):
         for name, v in learner.meta_parameters.items()
     }
     phases = [Support(*map(double, learner.support(rollout, k, B))) for k in range(rollout.num_episodes)]
+    phases = with_feedback(phases, generator)
     goals = [learner.true_advantage(rollout, k, B).double() for k in range(1, rollout.num_episodes)]
     return learner, meta, phases, goals, {name: value.double() for name, value in learner.agents.items()}
 
@@ -256,8 +259,8 @@ def test_the_meta_gradient_is_that_of_finite_differences_with_what_the_rule_read
         supports = [Support(*(v[task] for v in phase)) for phase in phases]
         of_task = {name: value[task] for name, value in starts.items()}
         recorded, policy = [], of_task
-        loss, sizes = learner.loss.of_task(meta, supports[0])
         for k, support in enumerate(supports[:-1]):
+            loss, sizes = learner.loss.of_task(meta, supports[: k + 1])
             recorded.append(learner.distribution(policy, support.obs).extra.softmax(-1))
             policy = learner.loss.update(loss, sizes, policy, support, torch.tensor(k), learner.distribution)
         learner.loss.inner = ReadsRecordedValues(rule, recorded)

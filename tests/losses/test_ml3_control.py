@@ -15,7 +15,7 @@ from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.ml3_control import ML3Control, make_ml3_control
 from metarl.losses.support import Support
 from metarl.nets.distributions import Gaussian
-from tests.probes import hidden_lever, hidden_target
+from tests.probes import hidden_lever, hidden_target, with_feedback
 
 M = 6
 LOSS = ML3Control(3, 2, ("log_distance",), hidden_dim=5)
@@ -49,9 +49,8 @@ def experience(seed=0):
         return torch.randn(M, *shape, generator=generator, dtype=torch.float64)
 
     weight = torch.tensor([1.0, 1, 1, 1, 0, 0], dtype=torch.float64) / 4
-    return Support(
-        drawn(3), drawn(2), drawn(), drawn(1).abs(), drawn(1).abs(), drawn().square(), drawn(), torch.zeros(M), weight
-    )
+    signals, unread = [drawn(1).abs(), drawn(1).abs()], torch.zeros(M)
+    return Support(drawn(3), drawn(2), drawn(), *signals, drawn().square(), drawn(), unread, weight, unread, unread)
 
 
 def test_it_is_the_network_that_its_parameters_describe():
@@ -154,6 +153,7 @@ def lives(config):
         for name, v in learner.meta_parameters.items()
     }
     phases = [Support(*map(double, learner.support(rollout, k, B))) for k in range(rollout.num_episodes)]
+    phases = with_feedback(phases, generator)
     goals = [learner.true_advantage(rollout, k, B).double() for k in range(1, rollout.num_episodes)]
     return learner, meta, ({n: v.double() for n, v in learner.agents.items()}, learner.ages, phases, goals)
 
@@ -197,7 +197,7 @@ def test_offsets_change_nothing_at_the_start_and_are_added_once_per_update():
 
     def updated(learner, meta):
         meta = {name: v.detach().double() for name, v in meta.items()}
-        loss, sizes = learner.loss.of_task(meta, support)
+        loss, sizes = learner.loss.of_task(meta, [support])
         return learner.loss.update(loss, sizes, starts, support, step, learner.distribution)
 
     before, same = updated(plain, plain.meta_parameters), updated(learner, learner.meta_parameters)
