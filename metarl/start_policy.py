@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metarl.checkpoint import newest_checkpoint
 from metarl.errors import ConfigError, UnknownNameError
+from metarl.nets.mlp_policy import MLPPolicy
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.run_folder import open_run
 
@@ -22,7 +23,51 @@ RANDOM = "random"
 
 _ACTOR_LAYERS = ("encoder.0", "core.0", "actor.0", "actor.2")
 """Of `metarl.nets.actor_critic.ActorCritic` without memory."""
-_NORMALIZER = "obs_normalizer."
+_NORMALIZER, _STATE = "obs_normalizer.", "start."
+
+
+class Starts:
+    """What policies are before they learn a task: random ones, or all that of a run.
+
+    Args:
+        setting: "random" or "policy:RUN".
+        policy: what they are parameters of.
+        normalizer: of observations; gets the statistics of the run.
+
+    Raises:
+        UnknownNameError, CheckpointError, ConfigError: see `start_from`.
+    """
+
+    def __init__(self, setting: str, policy: MLPPolicy, normalizer: RunningNormalizer):
+        self._policy = policy
+        self._given: dict[str, Tensor] = {}
+        if setting != RANDOM:
+            self._given = start_from(setting, policy.initial_parameters(torch.Generator()), normalizer)
+
+    def draw(self, num_tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
+        """Policies for B tasks, (B, ...) each."""
+        if self._given:
+            return {name: value.expand(num_tasks, *value.shape).clone() for name, value in self._given.items()}
+        drawn = [self._policy.initial_parameters(generator) for _ in range(num_tasks)]
+        return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps; nothing where policies are random."""
+        return {_STATE + name: value for name, value in self._given.items()}
+
+    def load(self, model: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave, among other tensors."""
+        self._given = {name.removeprefix(_STATE): v for name, v in model.items() if name.startswith(_STATE)}
+
+
+def check_start(setting: str, normalizes_obs: bool) -> None:
+    """Refuse settings in which the policy of a run would act on other observations than it learned with.
+
+    Raises:
+        ConfigError: observations are not normalised.
+    """
+    if setting != RANDOM and not normalizes_obs:
+        raise ConfigError(f"start {setting} comes with statistics of observations: it needs normalizes_obs.")
 
 
 def start_from(setting: str, parameters: Mapping[str, Tensor], normalizer: RunningNormalizer) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Meta-training that starts from the policy of a finished run (`--start policy:RUN`)."""
+"""Learners that start from the policy of a finished run (`--start policy:RUN`)."""
 
 import shutil
 from dataclasses import replace
@@ -9,10 +9,15 @@ import torch
 import envs
 from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
+from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
+from metarl.learned_loss import LearnedLoss, transfer
+from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPO, MAMLTRPOConfig, as_cavia
 from metarl.learners.rl2 import RL2Config, without_memory
 from metarl.run import load_run
+from metarl.seeding import make_generator
 from metarl.train import train
 from metarl.types import PolicyInput
 
@@ -20,6 +25,14 @@ HORIZON = 5
 SPEC = envs.make_spec("reach-robots", horizon=HORIZON)
 PPO = without_memory(RL2Config(total_steps=16 * HORIZON * 3, num_worlds=16, hidden_dim=8), sees_task=False)
 MAML = MAMLTRPOConfig(total_steps=3 * 8 * 2 * HORIZON, meta_batch_size=2, episodes_per_task=4, hidden_dims=(8, 8, 8))
+LOSS = LearnedLossConfig(
+    total_steps=4 * 4 * 2 * HORIZON * 3,
+    meta_batch_size=4,
+    episodes_per_task=4,
+    num_inner_steps=1,
+    policy_dims=(8, 8, 8),
+    normalizes_obs=True,
+)
 QUIET = {"validate_every": 0, "console": False}
 
 
@@ -94,3 +107,35 @@ def test_a_run_no_longer_needs_the_one_that_it_started_from(runs, tmp_path):
     shutil.rmtree(cut / "checkpoints")
     with pytest.raises(CheckpointError, match="no such run folder"):
         train(config, cut, resume=True, **QUIET)
+
+
+def test_the_policies_of_a_learned_loss_start_as_the_one_they_are_given(runs, tmp_path):
+    source = shutil.copytree(runs / "ppo", tmp_path / "source")
+    config = RunConfig("learned-loss", "reach-robots", replace(LOSS, start=f"policy:{source}"), {"horizon": HORIZON})
+    train(config, tmp_path / "run", **QUIET)
+    given = MAMLTRPO(SPEC, replace(MAML, start=f"policy:{source}"), seed=3)
+    shutil.rmtree(source)
+    learner = load_run(tmp_path / "run", "cpu").learner
+    seen = []
+    env = BatchedEnv(SPEC, 3 * 4)
+    env.set_tasks(SPEC.tasks.split("test", 3))
+    learner.trial(env, 2, make_generator(0, "policy"), on_policies=seen.append)
+    for name, value in given.meta_parameters.items():
+        assert torch.equal(seen[0][name], value.expand(3, *value.shape))
+    assert not torch.equal(seen[1]["layers.3.bias"], seen[0]["layers.3.bias"])
+    assert all(
+        torch.equal(v, given.obs_normalizer.state_dict()[n]) for n, v in learner.obs_normalizer.state_dict().items()
+    )
+    assert LearnedLoss.load(tmp_path / "run").kind == "reward"  # the start is part of the run
+
+
+def test_on_another_environment_policies_are_random_again(runs):
+    learner = LearnedLossLearner(SPEC, replace(LOSS, start=f"policy:{runs / 'ppo'}"), 0)
+    first, other = transfer(learner, envs.make_spec("reach-planar"), 0).fresh(2, torch.Generator())["layers.3.weight"]
+    assert not torch.equal(first, other)
+
+
+def test_a_start_needs_the_observations_that_its_policy_learned_with():
+    for config in (LOSS, MAML):
+        with pytest.raises(ConfigError, match="it needs normalizes_obs"):
+            replace(config, start="policy:run", normalizes_obs=False)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from metarl.errors import ConfigError
-from metarl.start_policy import RANDOM
+from metarl.start_policy import RANDOM, check_start
 
 LEARNED_CREDITS = ("reward", "potential", "advantage")
 """What inner steps may follow that is meta-trained together with the policy."""
@@ -50,6 +50,8 @@ class GradientConfig:
     that reads the environment's signals and is meta-trained together with the policy; or learned:RUN, feedback as the
     loss of a run of learned-loss shapes it, or formula:FILE, as a formula does. The outer objective keeps the
     environment's reward."""
+    change_scale: float = 1.0
+    """Factor on the changes of signals within a step, before a meta-trained inner reward or advantage reads them."""
     start: str = RANDOM
     """Policy that meta-training starts from: random, or policy:RUN, that of a run of a gradient learner, or of
     domain-randomised or ppo, which has three hidden layers of one width."""
@@ -87,6 +89,7 @@ class GradientConfig:
         for name in ("discount", "gae_lambda"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        check_start(self.start, self.normalizes_obs)
         if self.first_order and self.inner_reward in LEARNED_CREDITS:
             raise ConfigError(
                 f"inner_reward {self.inner_reward} is learned through the inner gradients, which first_order takes as "
