@@ -1,21 +1,19 @@
 """Learned shaping on a MuJoCo car: how few episodes a policy needs to learn an unseen track, by what it maximises.
 
-All contenders start from one policy that drives but does not know its task (domain-randomised, `--start`), and learn
-each unseen task by policy-gradient steps on E episodes each:
+All contenders but the last start from one policy that drives but does not know its task (domain-randomised), and learn
+each unseen task by gradient steps on E episodes each:
 
-    learned reward        policy and inner reward meta-trained together (`--inner-reward reward`)
-    maml                  the same meta-training, inner steps on the environment's hand-designed reward
-    hand shaping          the same, inner steps on a shaped reward that a person wrote with the same signals
-    ppo                   no meta-training: PPO on the hand-designed reward, step size tuned on training tasks
-    ppo, hand shaping     the same on the shaped reward
-    ppo from nothing      PPO on the hand-designed reward from random weights, tuned likewise
+    learned reward        meta-trained for this start; reads the environment's signals
+    ppo                   the hand-designed reward of the environment
+    ppo, hand shaping     that reward, shaped by a person who reads the same signals
+    maml                  the hand-designed reward, and a start that is meta-trained for it (Meta-SGD)
+    ppo from nothing      the hand-designed reward, from random weights
 
-The meta-trained ones share settings, seeds and environment steps. Runs lie in RUNS/CONTENDER-seedS and are gone on
-with. The policy to start from is made by
+What is not learned is tuned on training tasks: shaping, step size, and one or five gradient steps on a batch (PPO).
+Runs lie in RUNS/CONTENDER-seedS and are gone on with. The policy to start from is made by
 
     metarl train domain-randomised --env track --num-worlds 320 --total-steps 2500000 --out runs/track/domain-randomised
-
-    python scripts/bench_track_losses.py --seeds 0 --total-steps 2000000
+    python scripts/bench_track_losses.py --seeds 0
 """
 
 from __future__ import annotations
@@ -47,23 +45,23 @@ from metarl.rollout import Adapts
 from metarl.run import LoadedRun, load_run
 from metarl.seeding import make_generator
 from metarl.start_policy import PREFIX as POLICY
-from metarl.start_policy import start_from
+from metarl.start_policy import RANDOM
 from metarl.statistics import bootstrap, bootstrap_difference
 from metarl.types import Rollout
 
 ENV = "track"
-LINE = "abs(line_offset)", "abs(line_offset + change_of_line_offset)"
 SHAPINGS = {
-    "distance": f"reward - {LINE[1]}",
-    "far distance": f"reward - 4 * {LINE[1]}",
-    "approach": f"reward + 10 * ({LINE[0]} - {LINE[1]})",
-    "approach, strong": f"reward + 40 * ({LINE[0]} - {LINE[1]})",
+    "line": "reward + 10 * (abs(line_offset) - abs(line_offset + change_of_line_offset))",
+    "line, ahead": "reward + 20 * (abs(line_offset + 0.7 * heading_error) - abs(line_offset + change_of_line_offset"
+    " + 0.7 * (heading_error + change_of_heading_error)))",
 }
-"""Rewards that a person would write to lead the car to the swept line; the best one on training tasks is taken."""
-STEP_SIZES = (0.01, 0.03, 0.1, 0.3)
+"""Potentials that a person would write: the distance from the swept line, now and where the car is heading."""
+STEPS = ((1, 0.025), (1, 0.05), (1, 0.1), (5, 0.005), (5, 0.01), (5, 0.02))
+"""Gradient steps on a batch, and their size."""
+STEPS_FROM_NOTHING = ((5, 0.02), (5, 0.05), (5, 0.1))
 DISCOUNT, GAE_LAMBDA = 0.97, 0.9
-SHOWN = (0, 1, 2, 3, 5, 10)
-META = ("learned reward", "maml", "hand shaping")
+SHOWN = (0, 1, 2, 3, 5)
+META = ("learned reward", "maml")
 TUNING_TASKS = 16
 
 METRIC = (
@@ -71,6 +69,8 @@ METRIC = (
     "IQM over seeds and tasks with 95 % interval; minus_X: learned reward less X on the same tasks, same k"
 )
 
+
+TUNED = ("shaping", "gradient_steps", "step_size", "from_start", "mean_return")
 
 Trial = Callable[[BatchedEnv, int], Rollout]
 """(worlds that hold the tasks, seed) -> K + 1 phases with an inner step between two of them."""
@@ -90,9 +90,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=Path, default=Path("runs/track/domain-randomised"), help="run to start from")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of meta-training")
-    parser.add_argument("--total-steps", type=int, default=2_000_000, help="of meta-training")
+    parser.add_argument("--total-steps", type=int, default=1_920_000, help="of meta-training")
     parser.add_argument("--episodes-per-task", type=int, default=10, help="before and after each inner step")
-    parser.add_argument("--num-updates", type=int, default=10, help="inner steps that are judged")
+    parser.add_argument("--num-updates", type=int, default=5, help="inner steps that are judged")
     parser.add_argument("--num-tasks", type=int, default=40, help="unseen tasks of each split")
     parser.add_argument("--splits", nargs="+", default=["grip", "test"])
     parser.add_argument("--only", nargs="+", choices=META, default=META, help="some of the meta-trained contenders")
@@ -104,27 +104,26 @@ def main() -> None:
     torch.set_num_threads(1)
     try:
         start = load_run(arguments.start)
-        ppo, tuned = tuned_ppo(start, arguments.episodes_per_task, arguments.num_updates)
         runs = {
-            name: [trained(*meta_training(name, arguments, start, seed, tuned)) for seed in arguments.seeds]
+            name: [trained(*meta_training(name, arguments, start, seed)) for seed in arguments.seeds]
             for name in arguments.only
         }
         if not arguments.train_only:
-            report(arguments, start, runs, ppo, tuned)
+            report(arguments, start, runs, *tuned_ppo(start, arguments.episodes_per_task, arguments.num_updates))
     except MetarlError as error:
         parser.exit(2, f"bench_track_losses: {error}\n")
 
 
 def tuned_ppo(start: LoadedRun, episodes_per_task: int, num_updates: int) -> tuple[dict[str, Trial], dict[str, Any]]:
-    """PPO by each reward, with the step size, and of the shaped ones the shaping, that earns most on training tasks.
+    """Adapting by each reward that is not learned, with the settings that earn most on training tasks.
 
     Returns:
-        By contender: what lets it adapt to the tasks of worlds. And what was chosen, and from what.
+        By contender: what lets it adapt. And what was chosen, from what.
     """
-    candidates = {
-        "ppo": [(size, None, True) for size in STEP_SIZES],
-        "ppo, hand shaping": [(size, name, True) for name in SHAPINGS for size in STEP_SIZES],
-        "ppo from nothing": [(size, None, False) for size in STEP_SIZES],
+    candidates: dict[str, list[tuple[str | None, int, float, bool]]] = {
+        "ppo": [(None, *step, True) for step in STEPS],
+        "ppo, hand shaping": [(name, *step, True) for name in SHAPINGS for step in STEPS],
+        "ppo from nothing": [(None, *step, False) for step in STEPS_FROM_NOTHING],
     }
     spec = start.spec
     tasks = spec.tasks.sample("train", TUNING_TASKS, make_generator(1, "tuning"))
@@ -135,77 +134,66 @@ def tuned_ppo(start: LoadedRun, episodes_per_task: int, num_updates: int) -> tup
         returns = [float(returns_of(trial, spec, tasks, episodes_per_task, 1)[:, 1:].mean()) for trial in tried]
         best = int(np.argmax(returns))
         chosen[contender] = tried[best]
-        found[contender] = {
-            "step_size": grid[best][0],
-            "shaping": grid[best][1],
-            "mean_returns": [[*one[:2], value] for one, value in zip(grid, returns, strict=True)],
-        }
-        print(contender, found[contender], flush=True)
+        tuned = [dict(zip(TUNED, (*one, value), strict=False)) for one, value in zip(grid, returns, strict=True)]
+        found[contender] = {"chosen": tuned[best], "tried": tuned}
+        print(contender, tuned[best], flush=True)
     return chosen, found
 
 
-class AdaptedPolicy(LearnedLossLearner):
-    """Trains policies by a loss that is not learned; all begin as that of a run, or random ones where there is none."""
-
-    def __init__(self, spec: EnvSpec, config: LearnedLossConfig, start: LoadedRun | None):
-        self.start: dict[str, Tensor] = {}
-        super().__init__(spec, config, seed=0)
-        if start is not None:
-            drawn = self.policy.initial_parameters(torch.Generator())
-            self.start = start_from(f"{POLICY}{start.path}", drawn, self.obs_normalizer)
-
-    def fresh(self, num_tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """(B, ...) each."""
-        drawn = super().fresh(num_tasks, generator)
-        return {name: self.start[name].expand_as(value) for name, value in drawn.items()} if self.start else drawn
-
-
 def ppo_learner(
-    start: LoadedRun, step_size: float, shaping: str | None, from_start: bool, episodes_per_task: int
-) -> AdaptedPolicy:
-    """PPO with one step size on the hand-designed or on a shaped reward, for policies like the one to start from."""
+    start: LoadedRun, shaping: str | None, num_epochs: int, step_size: float, from_start: bool, episodes_per_task: int
+) -> LearnedLossLearner:
+    """A learner with one step size on the hand-designed or on a shaped reward; its policies are like the start's."""
     config = LearnedLossConfig(
         loss="feedback" if shaping is None else shaped_reward(shaping, step_size),
         inner_lr=step_size,
-        inner_epochs=5,
+        inner_epochs=num_epochs,
         discount=DISCOUNT,
         inner_lambda=GAE_LAMBDA,
         adapts_to_task=False,
         learns_step_size=False,
         episodes_per_task=episodes_per_task,
         policy_dims=(start.config.settings.hidden_dim,) * 3,
+        start=f"{POLICY}{start.path}" if from_start else RANDOM,
         normalizes_obs=True,
     )
-    return AdaptedPolicy(start.spec, config, start if from_start else None)
+    learner = LearnedLossLearner(start.spec, config, seed=0)
+    learner.obs_normalizer.load_state_dict(start.learner.network.obs_normalizer.state_dict())  # from nothing, too
+    return learner
 
 
-def shaped_reward(shaping: str, step_size: float = 0.1) -> str:
+def shaped_reward(shaping: str, step_size: float) -> str:
     """A shaped reward as the setting of a learner."""
-    formula = Formula("reward", SHAPINGS[shaping], ("line_offset",), 20.0, DISCOUNT, GAE_LAMBDA, ((step_size,) * 3,))
+    signals, sizes = ("line_offset", "heading_error"), ((step_size,) * 3,)
+    formula = Formula("reward", SHAPINGS[shaping], signals, 20.0, DISCOUNT, GAE_LAMBDA, sizes)
     return f"{FORMULA}{json.dumps(formula.to_json())}"
 
 
-def meta_training(
-    name: str, arguments: argparse.Namespace, start: LoadedRun, seed: int, tuned: Mapping[str, Any]
-) -> tuple[Path, RunConfig]:
-    """The folder and the configuration of a meta-trained contender; they differ in the inner reward alone."""
-    inner_reward = {
-        "learned reward": "reward",
-        "maml": "own",
-        "hand shaping": shaped_reward(tuned["ppo, hand shaping"]["shaping"]),
-    }[name]
-    settings = replace(
-        preset("meta-sgd", ENV),
-        total_steps=arguments.total_steps,
-        episodes_per_task=arguments.episodes_per_task,
-        hidden_dims=(start.config.settings.hidden_dim,) * 3,
-        start=f"{POLICY}{start.path}",
-        inner_reward=inner_reward,
-        max_kl=0.02,
-        num_cg_iterations=5,
-        update_threads=arguments.threads,
-    )
-    config = RunConfig("meta-sgd", ENV, settings, seed=seed, physics_threads=arguments.threads)
+def meta_training(name: str, arguments: argparse.Namespace, start: LoadedRun, seed: int) -> tuple[Path, RunConfig]:
+    """The folder and the configuration of a meta-trained contender."""
+    width, threads = start.config.settings.hidden_dim, arguments.threads
+    shared = {
+        "start": f"{POLICY}{start.path}",
+        "total_steps": arguments.total_steps,
+        "episodes_per_task": arguments.episodes_per_task,
+        "update_threads": threads,
+    }
+    if name == "learned reward":
+        algorithm = "learned-loss"
+        settings = replace(
+            preset(algorithm, ENV),
+            policy_dims=(width,) * 3,
+            num_inner_steps=3,
+            inner_lr=0.04,
+            outer_lr=0.04,
+            change_scale=20.0,
+            adapts_to_task=False,
+            **shared,
+        )
+    else:
+        algorithm = "meta-sgd"
+        settings = replace(preset(algorithm, ENV), hidden_dims=(width,) * 3, max_kl=0.02, num_cg_iterations=5, **shared)
+    config = RunConfig(algorithm, ENV, settings, seed=seed, physics_threads=threads)
     return arguments.runs / f"{name.replace(' ', '-')}-seed{seed}", config
 
 
