@@ -4,6 +4,7 @@ All contenders but the last start from one policy that drives but does not know 
 each unseen task by gradient steps on E episodes each:
 
     learned reward        meta-trained for this start; reads the environment's signals
+    learned potential     the same, a function of the offset from the swept line and the heading error
     ppo                   the hand-designed reward of the environment
     ppo, hand shaping     that reward, shaped by a person who reads the same signals
     maml                  the hand-designed reward, and a start that is meta-trained for it (Meta-SGD)
@@ -56,13 +57,17 @@ SHAPINGS = {
     " + 0.7 * (heading_error + change_of_heading_error)))",
 }
 """Potentials that a person would write: the distance from the swept line, now and where the car is heading."""
-STEPS = ((1, 0.025), (1, 0.05), (1, 0.1), (5, 0.005), (5, 0.01), (5, 0.02))
+STEPS = ((1, 0.025), (1, 0.05), (5, 0.005), (5, 0.01))
 """Gradient steps on a batch, and their size."""
-STEPS_FROM_NOTHING = ((5, 0.02), (5, 0.05), (5, 0.1))
+STEPS_FROM_NOTHING = ((5, 0.05), (5, 0.2))
 DISCOUNT, GAE_LAMBDA = 0.97, 0.9
 SHOWN = (0, 1, 2, 3, 5)
-META = ("learned reward", "maml")
-TUNING_TASKS = 16
+LEARNED: dict[str, dict[str, Any]] = {
+    "learned reward": {"change_scale": 20.0, "outer_lr": 0.04},
+    "learned potential": {"loss": "potential", "signals": ("line_offset", "heading_error"), "outer_lr": 0.05},
+}
+META = ("learned reward", "learned potential", "maml")
+TUNING_TASKS = 10
 
 METRIC = (
     "undiscounted return of an episode, mean over the E episodes of each task after k inner steps on E episodes each; "
@@ -178,21 +183,13 @@ def meta_training(name: str, arguments: argparse.Namespace, start: LoadedRun, se
         "episodes_per_task": arguments.episodes_per_task,
         "update_threads": threads,
     }
-    if name == "learned reward":
-        algorithm = "learned-loss"
-        settings = replace(
-            preset(algorithm, ENV),
-            policy_dims=(width,) * 3,
-            num_inner_steps=3,
-            inner_lr=0.04,
-            outer_lr=0.04,
-            change_scale=20.0,
-            adapts_to_task=False,
-            **shared,
-        )
-    else:
+    if name == "maml":
         algorithm = "meta-sgd"
         settings = replace(preset(algorithm, ENV), hidden_dims=(width,) * 3, max_kl=0.02, num_cg_iterations=5, **shared)
+    else:
+        algorithm = "learned-loss"
+        shared |= {"policy_dims": (width,) * 3, "num_inner_steps": 3, "inner_lr": 0.04, "adapts_to_task": False}
+        settings = replace(preset(algorithm, ENV), **shared, **LEARNED[name])
     config = RunConfig(algorithm, ENV, settings, seed=seed, physics_threads=threads)
     return arguments.runs / f"{name.replace(' ', '-')}-seed{seed}", config
 
