@@ -8,6 +8,7 @@ each unseen task by gradient steps on E episodes each:
     ppo                   the hand-designed reward of the environment
     ppo, hand shaping     that reward, shaped by a person who reads the same signals
     maml                  the hand-designed reward, and a start that is meta-trained for it (Meta-SGD)
+    maml, learned reward  start and inner reward meta-trained together (`--inner-reward reward`)
     ppo from nothing      the hand-designed reward, from random weights
 
 What is not learned is tuned on training tasks: shaping, step size, and one or five gradient steps on a batch (PPO).
@@ -66,7 +67,7 @@ LEARNED: dict[str, dict[str, Any]] = {
     "learned reward": {"change_scale": 20.0, "outer_lr": 0.04},
     "learned potential": {"loss": "potential", "signals": ("line_offset", "heading_error"), "outer_lr": 0.05},
 }
-META = ("learned reward", "learned potential", "maml")
+META = (*LEARNED, "maml", "maml, learned reward")
 TUNING_TASKS = 10
 
 METRIC = (
@@ -183,15 +184,16 @@ def meta_training(name: str, arguments: argparse.Namespace, start: LoadedRun, se
         "episodes_per_task": arguments.episodes_per_task,
         "update_threads": threads,
     }
-    if name == "maml":
+    if name.startswith("maml"):
         algorithm = "meta-sgd"
         settings = replace(preset(algorithm, ENV), hidden_dims=(width,) * 3, max_kl=0.02, num_cg_iterations=5, **shared)
+        settings = replace(settings, inner_reward="own" if name == "maml" else "reward")
     else:
         algorithm = "learned-loss"
         shared |= {"policy_dims": (width,) * 3, "num_inner_steps": 3, "inner_lr": 0.04, "adapts_to_task": False}
         settings = replace(preset(algorithm, ENV), **shared, **LEARNED[name])
     config = RunConfig(algorithm, ENV, settings, seed=seed, physics_threads=threads)
-    return arguments.runs / f"{name.replace(' ', '-')}-seed{seed}", config
+    return arguments.runs / f"{name.replace(',', '').replace(' ', '-')}-seed{seed}", config
 
 
 def trial_of(learner: Adapts, num_updates: int) -> Trial:
