@@ -231,7 +231,7 @@ def report(
         budget_curve(arguments.out.with_name(f"{arguments.out.stem}-{split}.png"), curves, title=title)
         rows = [[name, *(cell(of, k) for k in SHOWN), str(of["episodes_needed"])] for name, of in splits[split].items()]
         show(f"IQM return, split {split}", ["contender", *(f"after {k}" for k in SHOWN), "episodes needed"], rows)
-    about = {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()}
+    about = {key: value for key, value in vars(arguments).items() if not isinstance(value, Path)}
     training = {name: [describe(run) for run in of] for name, of in runs.items()} | {"start": [describe(start)]}
     save(arguments.out, {**about, "metric": METRIC, "splits": splits, "tuned": tuned, "training": training})
 
