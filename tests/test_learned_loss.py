@@ -52,10 +52,10 @@ def runs(tmp_path_factory):
     return folder
 
 
-def rollout_of(learner, spec=SPEC, num_tasks=3):
+def rollout_of(learner, spec=SPEC, num_tasks=3, num_episodes=1):
     env = BatchedEnv(spec, num_tasks * 4)
     env.set_tasks(spec.tasks.split("test", num_tasks))
-    return learner.trial(env, 1, make_generator(0, "policy"))
+    return learner.trial(env, num_episodes, make_generator(0, "policy"))
 
 
 def steps(*shape):
@@ -131,6 +131,16 @@ def test_a_potential_telescopes_with_the_discount_of_the_learner(runs):
     end = torch.tensor([0.0, 0.0, 0.0, 1.0])
     ended = loss.reward(signals[:-1], signals[1:], zero, zero, end)
     torch.testing.assert_close((discounts * ended).sum(), -potential[0])
+
+
+def test_the_experience_of_a_task_knows_the_episodes_of_all_its_phases(runs):
+    learner, loss = load_run(runs / "reward", "cpu").learner, LearnedLoss.load(runs / "reward")
+    rollout = rollout_of(learner, num_tasks=1, num_episodes=2)
+    whole = loss.on(SPEC).support(rollout)
+    phases = [learner.support(rollout, k, 1) for k in range(2)]
+    for name in ("episode_means", "episode_feedback"):
+        expected = torch.cat([getattr(phase, name)[0] for phase in phases])
+        torch.testing.assert_close(getattr(whole, name), expected)
 
 
 def test_a_loss_is_that_of_the_mean_encoding_and_a_batch_makes_it_another(runs, tmp_path):

@@ -285,8 +285,7 @@ class LearnedLossLearner:
         of_task, meta = torch.func.vmap(self.loss.of_task, in_dims=(None, 0)), self._constant()
         policy, policies = self.agents, []
         for k, support in enumerate(phases[:-1]):
-            loss, sizes = of_task(meta, phases[: k + 1])
-            policy = update(loss, sizes, policy, support, self.ages + k, self.distribution)
+            policy = update(*of_task(meta, phases[: k + 1]), policy, support, self.ages + k, self.distribution)
             policies.append(policy)
         return policies
 
@@ -377,6 +376,7 @@ class LearnedLossLearner:
         `meta_dim` is 0 where each policy learns by meta-parameters of its own, None where all share them.
         """
         policies, episodes, seen = dict(starts), [], list[Support]()
+        of_task = torch.func.vmap(self.loss.of_task, in_dims=(meta_dim, 0))
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
         for k in range(num_episodes):
             if on_policies is not None:
@@ -386,10 +386,8 @@ class LearnedLossLearner:
             if k + 1 == num_episodes:
                 break
             support = self.support(episodes[-1], 0, env.num_tasks)
-            # What was seen in this window, as in meta-training.
-            seen = [support] if k % self.config.num_inner_steps == 0 else [*seen, support]
-            loss, log_step_size = torch.func.vmap(self.loss.of_task, in_dims=(meta_dim, 0))(meta, seen)
-            grown = update(loss, log_step_size, policies, support, ages + k, self.distribution)
+            seen = [support] if k % self.config.num_inner_steps == 0 else [*seen, support]  # in this window
+            grown = update(*of_task(meta, seen), policies, support, ages + k, self.distribution)
             sound = finite_tasks(*grown.values())
             policies = {name: torch.where(like(sound, v), v, policies[name]) for name, v in grown.items()}
         return join(episodes)
@@ -403,8 +401,8 @@ class LearnedLossLearner:
         """
         policy, objective = dict(start), torch.zeros((), device=self.device)
         for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
-            loss, log_step_size = self.loss.of_task(meta, phases[: k + 1])
-            policy = self.loss.update(loss, log_step_size, policy, support, age + k, self.distribution)
+            loss = self.loss.of_task(meta, phases[: k + 1])
+            policy = self.loss.update(*loss, policy, support, age + k, self.distribution)
             if isinstance(goal, dict):
                 gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()
             else:
