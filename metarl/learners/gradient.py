@@ -398,8 +398,13 @@ class GradientLearner:
 
 def _credit(config: GradientConfig, spec: Spec) -> Credit:
     """What judges the steps that inner steps learn from, to be meta-trained; a reward starts near the feedback."""
-    credit = {"discount": config.discount, "gae_lambda": config.gae_lambda, "change_scale": config.change_scale}
-    loss = make_inner_loss(config.inner_reward, spec, **credit)
+    loss = make_inner_loss(
+        config.inner_reward,
+        spec,
+        discount=config.discount,
+        gae_lambda=config.gae_lambda,
+        change_scale=config.change_scale,
+    )
     assert isinstance(loss, PolicyGradientLoss)
     return loss.credit
 

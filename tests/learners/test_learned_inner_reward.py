@@ -127,7 +127,7 @@ def test_a_reward_is_learned_where_the_feedback_says_nothing():
         meta_batch_size=10,
         episodes_per_task=20,
         hidden_dims=(8,),
-        inner_lr=0.5,
+        inner_lr=0.2,
         outer_lr=3e-3,
         initial_std=0.5,
         inner_reward="reward",
