@@ -60,6 +60,11 @@ def short_sentences(measures: Measures, found: Distillation | None) -> str:
     share = 100 * sum(float(inputs.shares[i]) for i in led)
     chosen = None if found is None else next((one for one in found.candidates if one.is_accepted), None)
     text = f"What it pays {pays} above all ({share:.0f} % of the loss)"
+    if measures.tasks.adapts and measures.tasks.spread >= _NOTICEABLE:
+        name, _ = measures.tasks.parameter
+        text += (
+            f", and differs between tasks by {100 * measures.tasks.spread:.0f} % of its spread ({words(name)} first)"
+        )
     if chosen is not None:
         formula = to_text(parse(chosen.expression, inputs.names), 3)
         text += f"; {formula} in its place teaches as well ({_percent(chosen.share)} % of the gain)"
@@ -132,17 +137,17 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     strengths = ", ".join(f"{value:.2f}" for value in measures.strengths)
     if measures.spread < _NOTICEABLE:
         return (
-            f"This loss may adapt to the task but hardly does: the batch before adaptation moves it (strengths "
+            f"This loss may adapt to the task but hardly does: what a task gave so far moves it (strengths "
             f"{strengths} for gain, shift and step size) in the same way on every task, but for "
             f"{100 * measures.spread:.1g} % of its own spread, so the lines lie on each other; {pace}."
         )
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (
-        f"One line per task: the batch before adaptation moves the loss by {100 * measures.spread:.0f} % of its own "
-        f"spread (strengths {strengths} for gain, shift and step "
-        f"size), most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and "
-        f"differ by a factor of {factor:.2f} at most from task to task."
+        f"One line per task, at its last update: what the task gave so far moves the loss by "
+        f"{100 * measures.spread:.0f} % of its own spread (strengths {strengths} for gain, shift and step size), "
+        f"most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and differ "
+        f"by a factor of {factor:.2f} at most from task to task."
     )
 
 

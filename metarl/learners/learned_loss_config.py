@@ -29,7 +29,7 @@ class LearnedLossConfig:
     """The signals of the environment that a learned reward, potential or advantage reads; none named: all of them. Few
     are learned from fewer steps."""
     adapts_to_task: bool = True
-    """The batch before adaptation modulates the loss."""
+    """What a task gave so far modulates the loss."""
     learns_step_size: bool = True
     """Learn the size of each inner update."""
     learns_offset: bool = False

@@ -168,7 +168,7 @@ class AdaptiveLoss:
         step_size: at the start; one for all, or a row for each inner update, with a column for each of
             `STEP_SIZE_GROUPS`. Rows beyond K are left out, missing ones are like the last.
         num_epochs: gradient steps that an inner update makes on the same experience.
-        adapts_to_task: let the batch before adaptation modulate the loss.
+        adapts_to_task: let what a task gave so far modulate the loss.
         first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
             the loss does to one update is exact, what that does to the directions of later updates is left out.
         offset_shapes: shapes of a policy's parameters, to each of which an inner update adds an offset that is
