@@ -63,7 +63,7 @@ def short_sentences(measures: Measures, found: Distillation | None) -> str:
     if measures.tasks.adapts and measures.tasks.spread >= _NOTICEABLE:
         name, _ = measures.tasks.parameter
         text += (
-            f", and differs between tasks by {100 * measures.tasks.spread:.0f} % of its spread ({words(name)} first)"
+            f", and differs between tasks by {100 * measures.tasks.spread:.0f} % of its spread, most with {words(name)}"
         )
     if chosen is not None:
         formula = to_text(parse(chosen.expression, inputs.names), 3)
