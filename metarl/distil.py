@@ -293,6 +293,7 @@ def with_formula(learner: LearnedLossLearner, spec: Spec, formula: Formula) -> L
     config = replace(learner.config, loss=content, adapts_to_task=False)
     other = LearnedLossLearner(spec, config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    other.starts = learner.starts
     return other
 
 
@@ -300,6 +301,7 @@ def with_step_scale(learner: LearnedLossLearner, spec: Spec, scale: float) -> Le
     """The same learner with all step sizes times a factor."""
     other = LearnedLossLearner(spec, learner.config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    other.starts = learner.starts
     other.meta_parameters = {
         name: value.detach() + (math.log(scale) if name == STEP_SIZE else 0.0)
         for name, value in learner.meta_parameters.items()

@@ -39,6 +39,7 @@ from metarl.losses.table import formula_credit, signal_columns
 from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
+from metarl.start_policy import RANDOM
 from metarl.types import Rollout
 from metarl.worlds import Spec, make_worlds
 
@@ -354,7 +355,8 @@ def transfer(
     wanted = learner.loss.inner.signals
     chosen = _with_signals(spec, wanted)
     # What the other environment is not may be needed to train the loss, but not to use it.
-    other = LearnedLossLearner(chosen, dataclasses.replace(learner.config, true_gradient="auto"), seed, device)
+    config = dataclasses.replace(learner.config, true_gradient="auto", start=RANDOM)
+    other = LearnedLossLearner(chosen, config, seed, device)
     if chosen.signals is not None and spec.signals is not None:
         other.signal_columns = [spec.signals.names.index(name) for name in wanted]
     other.loss.require_robot(learner.meta_parameters)
@@ -388,7 +390,8 @@ def _learner(config: Mapping[str, Any], path: Path) -> tuple[Spec, LearnedLossLe
     try:
         settings = config_from_json(LearnedLossConfig, config.get("settings"), "config.settings")
         spec = envs.make_spec(str(config.get("env")), **config.get("env_options", {}))
-        return spec, LearnedLossLearner(spec, settings, seed=0)
+        # Where its policies start is in the checkpoint.
+        return spec, LearnedLossLearner(spec, dataclasses.replace(settings, start=RANDOM), seed=0)
     except UnknownNameError:
         raise
     except MetarlError as error:

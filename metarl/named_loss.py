@@ -7,6 +7,8 @@ Or it names a formula file as `formula:FILE`, whose content the run keeps in its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from metarl.errors import ConfigError, UnknownNameError
@@ -35,8 +37,12 @@ def named_loss(setting: str, spec: Spec, discount: float, device: str | torch.de
     return loss.with_discount(discount).on(spec)
 
 
-def named_reward(setting: str, spec: Spec, discount: float, device: str | torch.device) -> LossOnEnv | None:
+def named_reward(
+    setting: str, spec: Spec, discount: float, device: str | torch.device, others: Sequence[str] = ()
+) -> LossOnEnv | None:
     """The loss that a setting names (`named_loss`) and that shapes rewards; None for "own".
+
+    `others` are names that the setting may have for what is no such loss; an error lists them.
 
     Raises:
         UnknownNameError: another name.
@@ -46,7 +52,7 @@ def named_reward(setting: str, spec: Spec, discount: float, device: str | torch.
         return None
     found = named_loss(setting, spec, discount, device)
     if found is None:
-        raise UnknownNameError("reward", setting, ("own", f"{PREFIX}RUN", f"{FORMULA_PREFIX}FILE"))
+        raise UnknownNameError("reward", setting, ("own", *others, f"{PREFIX}RUN", f"{FORMULA_PREFIX}FILE"))
     if found.loss.role != "reward":
         raise ConfigError(f"the loss is a learned {found.loss.kind}, which shapes no reward: name a learned reward.")
     return found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.checkpoint import Checkpoint, load_checkpoint, newest_checkpoint
+from metarl.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
 from metarl.learned_loss import LossRun, transfer
@@ -20,6 +20,7 @@ from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
+from metarl.start_policy import RANDOM
 from metarl.worlds import Spec
 
 
@@ -68,7 +69,8 @@ def build(config: RunConfig, folder: Path | None = None) -> tuple[Spec, Learner]
     Args:
         config: of the run.
         folder: of the run, where it was started already: a learned loss that it trains with is then read from the
-            copy in the folder (`keep_learned_loss`), and the run that it came from is no longer needed.
+            copy in the folder (`keep_learned_loss`), and the run that it came from is no longer needed. Nor is that of
+            a policy to start from once there is a checkpoint.
 
     Raises:
         CheckpointError: a learned loss that is missing or damaged.
@@ -83,6 +85,8 @@ def build(config: RunConfig, folder: Path | None = None) -> tuple[Spec, Learner]
             if not copy.is_dir():
                 raise CheckpointError(f"{copy} is missing: there the run kept its copy of the loss {value}.")
             settings = replace(settings, **{name: f"{PREFIX}{copy}"})
+    if folder is not None and hasattr(settings, "start") and has_checkpoint(folder / "checkpoints"):
+        settings = replace(settings, start=RANDOM)  # its weights are in the checkpoint
     return spec, make_learner(config.algorithm, spec, settings, config.seed, config.device)
 
 

@@ -419,7 +419,8 @@ def test_a_loss_that_shapes_no_reward_is_no_inner_reward(runs):
         with pytest.raises(ConfigError, match=f"is a learned {kind}, which shapes no reward"):
             trial_and_batch(MAMLTRPO, f"learned:{runs / kind}")
     with pytest.raises(
-        UnknownNameError, match=r"unknown reward 'learnt:x'\..* Available: formula:FILE, learned:RUN, own\."
+        UnknownNameError,
+        match=r"'learnt:x'\..* Available: advantage, formula:FILE, learned:RUN, own, potential, reward\.",
     ):
         trial_and_batch(MAMLTRPO, "learnt:x")
     with pytest.raises(ConfigError, match="hidden-target does not give: log_distance"):

@@ -7,18 +7,20 @@ rollout of a trial is that of any other learner, with the inner steps between it
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
+from metarl.learners.gradient_config import LEARNED_CREDITS, GradientConfig
 from metarl.learners.part_threads import PartThreads
 from metarl.learners.task_policies import TaskPolicies, finite_tasks, like
-from metarl.named_loss import named_reward
+from metarl.losses.adaptive import LOSS, Credit, PolicyGradientLoss
+from metarl.losses.support import Support, support_of_phase
+from metarl.losses.table import make_inner_loss, signal_columns
+from metarl.named_loss import LossOnEnv, named_reward
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import CONTEXT, MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
@@ -26,6 +28,7 @@ from metarl.rl.inner_loop import SURROGATES, Samples, adapt
 from metarl.rl.linear_baseline import task_advantage
 from metarl.rollout import collect, join
 from metarl.seeding import make_generator
+from metarl.start_policy import start_from
 from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds
 
@@ -34,101 +37,25 @@ _CPU_CHUNK = 4
 """Tasks; activations of 4 x 4,000 samples x 64 units fit a cache of megabytes."""
 
 
-@dataclass(frozen=True)
-class GradientConfig:
-    """Settings of the inner loop, which all gradient learners share."""
-
-    total_steps: int = 16_000_000
-    """Environment steps of meta-training, those before adaptation included."""
-    meta_batch_size: int = 40
-    """Tasks of an update."""
-    episodes_per_task: int = 20
-    """Episodes on each task before, and after, each inner step."""
-    num_inner_steps: int = 1
-    """Inner policy-gradient steps that are meta-trained."""
-    inner_lr: float = 0.1
-    """Size of an inner step; where step sizes are learned, their start."""
-    learns_inner_lr: bool = False
-    """Learn a step size for each parameter (Meta-SGD)."""
-    judges_every_step: bool = False
-    """The outer step improves the policies after each inner step; else those after the last one only."""
-    later_step_scale: float = 0.5
-    """Factor on inner steps beyond those that were meta-trained; MAML's protocol halves them."""
-    adapts: Literal["all", "head", "context"] = "all"
-    """What inner steps change: all parameters, the last layer (ANIL) or context parameters (CAVIA)."""
-    context_dim: int = 10
-    """Context parameters, where these are what adapts."""
-    task_chunk: int = 0
-    """Tasks that are differentiated at a time; 0: few on the CPU, so that they stay in its cache, all on a GPU."""
-    update_threads: int = 2
-    """Threads that share the parts of an update on the CPU; the numbers do not depend on them."""
-    first_order: bool = False
-    """Take inner gradients as constants (first-order MAML)."""
-    inner_surrogate: Literal["log-prob", "ratio", "dice"] = "log-prob"
-    """Loss of the inner steps: MAML's, ProMP's, or DiCE."""
-    inner_reward: str = "own"
-    """What inner steps maximise: own, the environment's reward, or learned:RUN, feedback as the loss of a run of
-    learned-loss shapes it, or formula:FILE, as a formula does. The outer objective keeps the environment's reward."""
-    hidden_dims: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers."""
-    activation: Literal["tanh", "relu"] = "tanh"
-    """Nonlinearity of the hidden layers."""
-    initial_std: float = 1.0
-    """Standard deviation of continuous actions at the start; actions lie in [-1, 1]."""
-    normalizes_obs: bool = True
-    """Shift and scale observations by running statistics."""
-    discount: float = 0.99
-    """Discount factor."""
-    gae_lambda: float = 1.0
-    """Decay of the advantage estimator; 1 in the papers."""
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{field.name} must be finite, got {value}.")
-        counts = ("total_steps", "meta_batch_size", "episodes_per_task", "num_inner_steps", "context_dim")
-        for name in (*counts, "update_threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.task_chunk < 0:
-            raise ConfigError(f"task_chunk must not be negative, got {self.task_chunk}.")
-        if not all(width >= 1 for width in self.hidden_dims):
-            raise ConfigError(f"hidden_dims must be positive, got {self.hidden_dims}.")
-        for name in ("inner_lr", "later_step_scale"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} must not be negative, got {getattr(self, name)}.")
-        if not self.initial_std > 0:
-            raise ConfigError(f"initial_std must be positive, got {self.initial_std}.")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-
-    @property
-    def num_worlds(self) -> int:
-        """N = B * E."""
-        return self.meta_batch_size * self.episodes_per_task
-
-    @property
-    def episodes_per_trial(self) -> int:
-        """Phases of a trial."""
-        return self.num_inner_steps + 1
-
-
 class MetaBatch(NamedTuple):
     """What an outer step learns from.
 
     Attributes:
         phases: K + 1 phases of experience, (B, M, ...) each.
-        supports: all phases but the last, with the advantages that the inner step on each follows.
+        supports: all phases but the last, with the advantages that the inner step on each follows; where these are
+            meta-learned, see `GradientLearner.supports`.
         acted: the distributions that the actions of each phase were drawn from, (B, M, ...).
         returns: (K + 1, B), mean undiscounted return of each phase.
+        experience: what a meta-learned inner reward reads of the supports, whole phases; else none.
+        chosen: which steps of the whole phases the others hold.
     """
 
     phases: Sequence[Samples]
     supports: Sequence[Samples]
     acted: Sequence[ActionDistribution]
     returns: Tensor
+    experience: Sequence[Support] = ()
+    chosen: Tensor | slice = slice(None)
 
     @property
     def num_tasks(self) -> int:
@@ -138,13 +65,17 @@ class MetaBatch(NamedTuple):
     def sound_tasks(self) -> Tensor:
         """(B,) bool: experience and adapted policies are finite."""
         values = [v for phase in (*self.phases, *self.supports) for v in (phase.obs, phase.advantage)]
-        return finite_tasks(*values, *(v for old in self.acted for v in old))
+        read = [v for phase in self.experience for v in (phase.before, phase.after, phase.reward)]
+        return finite_tasks(*values, *read, *(v for old in self.acted for v in old))
 
     def of_tasks(self, chosen: Tensor | slice) -> MetaBatch:
         """The same for some of the tasks: a (B,) bool mask, or a slice."""
-        phases, supports = ([Samples(*(v[chosen] for v in s)) for s in part] for part in (self.phases, self.supports))
-        acted = [type(old)(*(value[chosen] for value in old)) for old in self.acted]
-        return MetaBatch(phases, supports, acted, self.returns[:, chosen])
+
+        def part(records: Sequence[Any]) -> list[Any]:
+            return [type(record)(*(value[chosen] for value in record)) for record in records]
+
+        phases, supports, acted = part(self.phases), part(self.supports), part(self.acted)
+        return MetaBatch(phases, supports, acted, self.returns[:, chosen], part(self.experience), self.chosen)
 
     def split(self, num_tasks: int) -> list[MetaBatch]:
         """Parts of `num_tasks` tasks, the last one maybe of fewer."""
@@ -168,10 +99,12 @@ class GradientLearner:
 
     Attributes:
         config: settings.
-        meta_parameters: what is meta-learned, by name: the policy's parameters but for the context, and
-            `inner_lr.NAME` where step sizes are learned. Leaves that require gradients.
+        meta_parameters: what is meta-learned, by name: the policy's parameters but for the context,
+            `inner_lr.NAME` where step sizes are learned, `loss.NAME` where what inner steps maximise is. Leaves that
+            require gradients.
         later_step_scale: factor on inner steps beyond those that were meta-trained.
-        learned_loss: shapes the reward of inner steps; None: they follow the environment's.
+        learned_loss: a finished loss that shapes the reward of inner steps; None where none was named.
+        credit: judges the steps of inner steps by `loss.NAME`; None where that is not meta-learned.
 
     Args:
         spec: the environment.
@@ -193,7 +126,13 @@ class GradientLearner:
         self.config = config
         self._threads = PartThreads(config.update_threads, self.device)
         self._surrogate = SURROGATES[config.inner_surrogate]
-        self.learned_loss = named_reward(config.inner_reward, spec, config.discount, device)
+        self.learned_loss: LossOnEnv | None = None
+        self.credit: Credit | None = None
+        if config.inner_reward in LEARNED_CREDITS:
+            self.credit = _credit(config, spec)
+            self._signal_columns = signal_columns(spec, self.credit.signals)
+        else:
+            self.learned_loss = named_reward(config.inner_reward, spec, config.discount, device, LEARNED_CREDITS)
         self.policy = MLPPolicy(
             spec.obs_dim,
             spec.action_space,
@@ -202,7 +141,10 @@ class GradientLearner:
             context_dim=config.context_dim if config.adapts == "context" else 0,
             initial_std=config.initial_std,
         )
-        parameters = self.policy.initial_parameters(make_generator(seed, "weights"))
+        generator = make_generator(seed, "weights")
+        self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
+        parameters = self.policy.initial_parameters(generator)
+        parameters = start_from(config.start, parameters, self.obs_normalizer)
         # The context starts every task at zero and is not learned.
         self._constants = {CONTEXT: parameters.pop(CONTEXT).to(self.device)} if self.policy.context_dim else {}
         self._adapted_names = {
@@ -213,8 +155,9 @@ class GradientLearner:
         if config.learns_inner_lr:
             adapted = {name: (parameters | self._constants)[name] for name in self._adapted_names}
             parameters |= {_STEP_SIZE + name: torch.full_like(v, config.inner_lr) for name, v in adapted.items()}
+        if self.credit is not None:
+            parameters |= {LOSS + name: v for name, v in self.credit.initial_parameters(generator).items()}
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
-        self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
         self.generators = {
             "policy": make_generator(seed, "policy", self.device),
             "minibatches": make_generator(seed, "minibatches", self.device),
@@ -249,10 +192,13 @@ class GradientLearner:
         episodes = []
         for step in range(num_episodes):
             policy = TaskPolicies(self._acting, shared | adapted, env.num_tasks)
-            episodes.append(collect(env, policy, 1, generator, on_step, reads_signals=self.learned_loss is not None))
+            episodes.append(collect(env, policy, 1, generator, on_step, reads_signals=self._reads_signals))
             if step + 1 < num_episodes:
                 scale = 1.0 if step < self.config.num_inner_steps else self.later_step_scale
                 support = self.samples(episodes[-1], 0, env.num_tasks, is_support=True)
+                if self.credit is not None:
+                    experience = self._experience(episodes[-1], 0, env.num_tasks)
+                    support = support._replace(advantage=self._judged(self.meta_parameters, experience, step))
                 stepped = self._inner_step(self.meta_parameters, adapted, support, scale)
                 sound = finite_tasks(*stepped.values())
                 adapted = {name: torch.where(like(sound, v), v, adapted[name]) for name, v in stepped.items()}
@@ -294,15 +240,26 @@ class GradientLearner:
         if self.learned_loss is not None:
             supports = self.each(lambda k: self.samples(rollout, k, num_tasks, is_support=True), range(len(supports)))
         batch = MetaBatch(phases, supports, [], rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2))
+        if self.credit is not None:
+            batch = batch._replace(experience=[self._experience(rollout, k, num_tasks) for k in range(len(supports))])
         parts = zip(*self.each(self._acted, self.chunks(batch)), strict=True)  # by phases, then by tasks
         return batch._replace(acted=[type(old[0])(*map(torch.cat, zip(*old, strict=True))) for old in parts])
 
     @torch.no_grad()
     def _acted(self, chunk: MetaBatch) -> list[ActionDistribution]:
         """What the actions of each phase were drawn from, all tensors (B, M, ...)."""
-        adapted = self.unroll(self.meta_parameters, chunk.supports, chunk.num_tasks)
+        adapted = self.unroll(self.meta_parameters, self.supports(self.meta_parameters, chunk), chunk.num_tasks)
         old = [self.distribution(self.meta_parameters, *policy) for policy in zip(adapted, chunk.phases, strict=True)]
         return [type(policy)(*(value.expand(policy[0].shape) for value in policy)) for policy in old]
+
+    def supports(self, meta_parameters: Parameters, batch: MetaBatch) -> Sequence[Samples]:
+        """The supports of a batch; where the reward of inner steps is meta-learned, with advantages that are functions
+        of the meta-parameters."""
+        if self.credit is None:
+            return batch.supports
+        judged = [self._judged(meta_parameters, phase, k) for k, phase in enumerate(batch.experience)]
+        pairs = zip(batch.supports, judged, strict=True)
+        return [samples._replace(advantage=advantage[:, batch.chosen]) for samples, advantage in pairs]
 
     def unroll(
         self, meta_parameters: Parameters, supports: Sequence[Samples], num_tasks: int
@@ -317,7 +274,7 @@ class GradientLearner:
 
     def shared(self, meta_parameters: Parameters) -> dict[str, Tensor]:
         """The parameters of the policy that no inner step changes."""
-        others = (name for name in meta_parameters if not name.startswith(_STEP_SIZE))
+        others = (name for name in meta_parameters if not name.startswith((_STEP_SIZE, LOSS)))
         return {name: meta_parameters[name] for name in others if name not in self._adapted_names}
 
     def judged(self, batch: MetaBatch) -> list[int]:
@@ -389,6 +346,23 @@ class GradientLearner:
                 raise ValueError(f"{name} is {tuple(values[name].shape)}, expected {tuple(parameter.shape)}")
             parameter.copy_(values[name])
 
+    @property
+    def _reads_signals(self) -> bool:
+        return self.learned_loss is not None or self.credit is not None
+
+    def _experience(self, rollout: Rollout, episode: int, num_tasks: int) -> Support:
+        """One phase as a meta-learned reward reads it, (B, M, ...)."""
+        steps = slice(episode * self.horizon, (episode + 1) * self.horizon)
+        signals = rollout.signals[episode][..., self._signal_columns]  # (H + 1, N, S)
+        return support_of_phase(rollout, steps, self._normalized(rollout.obs[steps]), signals, num_tasks)
+
+    def _judged(self, meta: Parameters, experience: Support, step: int) -> Tensor:
+        """Advantages of a phase by the meta-learned reward, (B, M), with mean 0 and deviation 1 for each task."""
+        assert self.credit is not None
+        loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
+        count = torch.tensor(step, device=self.device)
+        return torch.func.vmap(self.credit.advantage, in_dims=(None, 0, None))(loss, experience, count)
+
     def _inner_reward(self, rollout: Rollout) -> tuple[Tensor, float]:
         """What inner steps are to maximise, (T, N), and the discount of later rewards."""
         if self.learned_loss is None:
@@ -420,6 +394,19 @@ class GradientLearner:
     def _update_normalizer(self, rollout: Rollout) -> None:
         if self.config.normalizes_obs:
             self.obs_normalizer.update(rollout.obs[rollout.valid])
+
+
+def _credit(config: GradientConfig, spec: Spec) -> Credit:
+    """What judges the steps that inner steps learn from, to be meta-trained; a reward starts near the feedback."""
+    loss = make_inner_loss(
+        config.inner_reward,
+        spec,
+        discount=config.discount,
+        gae_lambda=config.gae_lambda,
+        change_scale=config.change_scale,
+    )
+    assert isinstance(loss, PolicyGradientLoss)
+    return loss.credit
 
 
 def task_sum(values: Tensor, samples: Samples) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.part_threads import PartThreads
-from metarl.learners.pathwise import is_differentiable, pathwise_gradient
+from metarl.learners.pathwise import pathwise_gradient, takes_pathwise
 from metarl.learners.task_policies import Goal, TaskPolicies, finite_tasks, joined, like, of_tasks
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
 from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
@@ -28,12 +28,13 @@ from metarl.losses.formula import formula_of, is_formula
 from metarl.losses.support import Support, phase_advantage, support_of_phase
 from metarl.losses.table import make_inner_loss, signal_columns
 from metarl.losses.task_encoding import STATISTICS, update_statistics
-from metarl.nets.distributions import ActionDistribution, PolicyOutput
+from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
 from metarl.rl.evolution import estimate_gradient, perturb, signed_rank_utility
 from metarl.rollout import collect, join
 from metarl.seeding import copy_generator, make_generator
+from metarl.start_policy import Starts
 from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds
 
@@ -51,6 +52,8 @@ class LearnedLossLearner:
         loss: the loss as a function of the meta-parameters.
         meta_parameters: what is meta-learned, by name, and the statistics of task encodings.
         signal_columns: where the signals that the loss reads stand among those of the environment.
+        distribution: outputs of policies, (parameters, obs) -> `PolicyOutput`, on observations that are scaled already.
+        starts: what policies start from.
 
     Args:
         spec: the environment.
@@ -80,6 +83,7 @@ class LearnedLossLearner:
             num_epochs=config.inner_epochs,
             given_reward=config.given_reward,
             reads=config.signals,
+            change_scale=config.change_scale,
         )
         self.signal_columns = signal_columns(spec, inner.signals)
         self.policy = MLPPolicy(
@@ -90,6 +94,7 @@ class LearnedLossLearner:
             initial_std=config.initial_std,
             num_extra_outputs=inner.num_extra_outputs if isinstance(inner, UpdateRule) else 0,
         )
+        self.distribution = self.policy.output
         shapes = {name: value.shape for name, value in self.policy.initial_parameters(torch.Generator()).items()}
         self.loss = AdaptiveLoss(
             inner,
@@ -101,17 +106,13 @@ class LearnedLossLearner:
             shapes if config.learns_offset else None,
         )
         self.spec = spec
-        if config.true_gradient == "pathwise" and not is_differentiable(spec):
-            raise ConfigError(
-                f"true_gradient pathwise needs an environment without physics and with continuous actions, "
-                f"which {spec.name} is not. Take score."
-            )
-        self._is_pathwise = config.true_gradient != "score" and is_differentiable(spec)
+        self._is_pathwise = takes_pathwise(config.true_gradient, spec)
         at_once = self._chunk(config.meta_batch_size) * (config.update_threads if self.device.type == "cpu" else 1)
         refuse_beyond_memory(unroll_bytes(config, at_once, self.horizon, self.policy.dims), self.device)
         parameters = self.loss.initial_parameters(make_generator(seed, "weights"))
         self.meta_parameters = {name: v.to(self.device).requires_grad_() for name, v in parameters.items()}
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
+        self.starts = Starts(config.start, self.policy, self.obs_normalizer)
         fixed = {ENCODING + name for name in STATISTICS} | (set() if config.learns_step_size else {STEP_SIZE})
         self._learned = {name: value for name, value in self.meta_parameters.items() if name not in fixed}
         # A hand-designed loss with fixed step sizes learns nothing; Adam wants at least one parameter.
@@ -137,9 +138,8 @@ class LearnedLossLearner:
         return self.config.task_chunk or (_CPU_CHUNK if self.device.type == "cpu" else num_tasks)
 
     def fresh(self, num_tasks: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random policies, (B, ...) each; `generator` is of the CPU."""
-        drawn = [self.policy.initial_parameters(generator) for _ in range(num_tasks)]
-        return {name: torch.stack([one[name] for one in drawn]).to(self.device) for name in drawn[0]}
+        """Policies that have learned nothing on a task, (B, ...) each; `generator` is of the CPU."""
+        return {name: value.to(self.device) for name, value in self.starts.draw(num_tasks, generator).items()}
 
     def collect(self, env: Worlds) -> Rollout:
         """K inner updates of each policy of the meta-batch, on its task."""
@@ -304,7 +304,7 @@ class LearnedLossLearner:
         """See `Learner.state_dict`."""
         model = {name: value.detach() for name, value in self.meta_parameters.items()}
         model |= {f"obs_normalizer.{name}": value for name, value in self.obs_normalizer.state_dict().items()}
-        model |= {f"agents.{name}": value for name, value in self.agents.items()}
+        model |= {f"agents.{name}": value for name, value in self.agents.items()} | self.starts.state()
         return {
             "model": model | {"ages": self.ages, "agent_tasks": self.agent_tasks},
             "optimizer": self.optimizer.state_dict(),
@@ -316,9 +316,9 @@ class LearnedLossLearner:
         """See `Learner.load_state_dict`."""
         model = state["model"]
         self.loss.require_robot(model)
-        self.obs_normalizer.load_state_dict(
-            {name: model[f"obs_normalizer.{name}"] for name in self.obs_normalizer.state_dict()}
-        )
+        statistics = {name: model[f"obs_normalizer.{name}"] for name in self.obs_normalizer.state_dict()}
+        self.obs_normalizer.load_state_dict(statistics)
+        self.starts.load(model)
         mine = self.meta_parameters | {f"agents.{name}": value for name, value in self.agents.items()}
         for name, value in (mine | {"ages": self.ages, "agent_tasks": self.agent_tasks}).items():
             if value.shape != model[name].shape:
@@ -327,10 +327,6 @@ class LearnedLossLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
-
-    def distribution(self, parameters: Parameters, obs: Tensor) -> PolicyOutput:
-        """The outputs of policies on observations that are scaled already."""
-        return self.policy.output(parameters, obs)
 
     def acting(self, parameters: Parameters, obs: Tensor) -> ActionDistribution:
         """The action distributions of policies on observations as they come."""

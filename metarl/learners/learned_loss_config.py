@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 from metarl.errors import ConfigError
 from metarl.losses.hand_designed import HandDesign
 from metarl.losses.table import check_loss_name
+from metarl.start_policy import RANDOM, check_start
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ class LearnedLossConfig:
     """Widths of the policies' hidden layers."""
     initial_std: float = 0.5
     """Standard deviation of continuous actions of a fresh policy."""
+    start: str = RANDOM
+    """What policies start from on every task: random, or policy:RUN, the policy of a run of a gradient learner, or of
+    domain-randomised or ppo, which has three hidden layers of one width."""
+    change_scale: float = 1.0
+    """Factor on the changes of signals within a step, before the network of a learned reward or advantage reads them;
+    worth setting where control steps are short, so that changes are far smaller than signals."""
     normalizes_obs: bool = False
     """Shift and scale observations by the statistics of the first batch ever."""
     task_chunk: int = 0
@@ -114,7 +121,7 @@ class LearnedLossConfig:
             raise ConfigError(
                 "evolution takes an even meta_batch_size (pairs), and lifetime 0: num_inner_steps is free."
             )
-        for name in ("inner_lr", "bound", "outer_lr", "max_grad_norm", "initial_std", "sigma"):
+        for name in ("inner_lr", "bound", "change_scale", "outer_lr", "max_grad_norm", "initial_std", "sigma"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         for name in ("discount", "inner_lambda"):
@@ -126,6 +133,7 @@ class LearnedLossConfig:
             raise ConfigError(f"signals must differ, got {', '.join(self.signals)}.")
         if self.learns_offset and self.loss != "advantage":
             raise ConfigError(f"learns_offset is of the loss advantage, got {self.loss}.")
+        check_start(self.start, self.normalizes_obs)
         if not all(width >= 1 for width in self.policy_dims):
             raise ConfigError(f"policy_dims must be positive, got {self.policy_dims}.")
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient_config import GradientConfig
 from metarl.nets.mlp_policy import Parameters
 from metarl.rl.inner_loop import Samples
 from metarl.rl.trpo import Objective, trust_region_step
@@ -120,7 +121,7 @@ class MAMLTRPO(GradientLearner):
 
     def _objective(self, chunk: MetaBatch, batch: MetaBatch, meta: Parameters) -> Objective:
         """The share of some tasks in the surrogate loss and the KL divergence of the adapted policies."""
-        adapted = self.unroll(meta, chunk.supports, chunk.num_tasks)
+        adapted = self.unroll(meta, self.supports(meta, chunk), chunk.num_tasks)
         loss = kl = torch.zeros((), device=self.device)
         for k in self.judged(batch):
             query = chunk.phases[k]
@@ -135,7 +136,7 @@ class MAMLTRPO(GradientLearner):
 
     def _divergence(self, chunk: MetaBatch, batch: MetaBatch, meta: Parameters) -> Tensor:
         """KL from the adapted policies at `meta` to themselves: zero, with the metric as its Hessian."""
-        adapted = self.unroll(meta, chunk.supports, chunk.num_tasks)
+        adapted = self.unroll(meta, self.supports(meta, chunk), chunk.num_tasks)
         total = torch.zeros((), device=self.device)
         for k in self.judged(batch):
             new = self.distribution(meta, adapted[k], chunk.phases[k])
@@ -172,4 +173,5 @@ class MAMLTRPO(GradientLearner):
             total = part.weight.sum(1, keepdim=True)
             return part._replace(weight=part.weight / total.clamp(min=1e-12))
 
-        return batch._replace(phases=[share(s) for s in batch.phases], supports=[share(s) for s in batch.supports])
+        phases, supports = ([share(samples) for samples in part] for part in (batch.phases, batch.supports))
+        return batch._replace(phases=phases, supports=supports, chosen=chosen)

@@ -22,6 +22,20 @@ def is_differentiable(spec: Spec) -> bool:
     return isinstance(spec, EnvSpec) and spec.physics is None and isinstance(spec.action_space, Continuous)
 
 
+def takes_pathwise(setting: str, spec: Spec) -> bool:
+    """Whether a learner takes the true return's gradient through the dynamics, by its setting `true_gradient`.
+
+    Raises:
+        ConfigError: it asks for that, and the environment has no such gradient.
+    """
+    if setting == "pathwise" and not is_differentiable(spec):
+        raise ConfigError(
+            f"true_gradient pathwise needs an environment without physics and with continuous actions, "
+            f"which {spec.name} is not. Take score."
+        )
+    return setting != "score" and is_differentiable(spec)
+
+
 def pathwise_gradient(
     spec: Spec,
     task: Tensor,

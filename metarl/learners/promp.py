@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch, task_sum
+from metarl.learners.gradient_config import GradientConfig
+from metarl.losses.adaptive import LOSS
 from metarl.rl.ppo import clipped_surrogate
 from metarl.worlds import Spec
 
@@ -27,6 +29,8 @@ class ProMPConfig(GradientConfig):
 
     outer_lr: float = 1e-3
     """Step size of Adam."""
+    loss_lr: float = 1e-2
+    """Step size of Adam for an inner reward that is meta-trained, which has few parameters and a long way to go."""
     num_epochs: int = 5
     """Outer steps on each batch."""
     clip: float = 0.3
@@ -44,7 +48,7 @@ class ProMPConfig(GradientConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("outer_lr", "clip", "inner_kl_target", "max_grad_norm", "max_kl"):
+        for name in ("outer_lr", "loss_lr", "clip", "inner_kl_target", "max_grad_norm", "max_kl"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name} must be positive, got {getattr(self, name)}.")
         if self.num_epochs < 1 or self.inner_kl_coef < 0:
@@ -64,7 +68,12 @@ class ProMP(GradientLearner):
 
     def __init__(self, spec: Spec, config: ProMPConfig, seed: int, device: str | torch.device = "cpu"):
         super().__init__(spec, config, seed, device)
-        self.optimizer = torch.optim.Adam(list(self.meta_parameters.values()), lr=config.outer_lr)
+        of_loss = [value for name, value in self.meta_parameters.items() if name.startswith(LOSS)]
+        others = [value for name, value in self.meta_parameters.items() if not name.startswith(LOSS)]
+        groups: list[dict[str, Any]] = [{"params": others}]
+        if of_loss:
+            groups.append({"params": of_loss, "lr": config.loss_lr})
+        self.optimizer = torch.optim.Adam(groups, lr=config.outer_lr)
         self.inner_kl_coef = torch.full((config.num_inner_steps,), config.inner_kl_coef, device=self.device)
 
     def improve(self, batch: MetaBatch, progress: float) -> Improvement:
@@ -125,7 +134,7 @@ class ProMP(GradientLearner):
     def _loss(self, chunk: MetaBatch, batch: MetaBatch) -> tuple[Tensor, Tensor, Tensor]:
         """The share of some tasks in the loss, in the KL after adaptation, and in that before each inner step, (K,)."""
         meta = self.meta_parameters
-        adapted = self.unroll(meta, chunk.supports, chunk.num_tasks)
+        adapted = self.unroll(meta, self.supports(meta, chunk), chunk.num_tasks)
         loss = kl = torch.zeros((), device=self.device)
         judged = self.judged(batch)
         for k in judged:

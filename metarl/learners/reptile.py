@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from metarl.errors import ConfigError
-from metarl.learners.gradient import GradientConfig, GradientLearner, Improvement, MetaBatch
+from metarl.learners.gradient import GradientLearner, Improvement, MetaBatch
+from metarl.learners.gradient_config import LEARNED_CREDITS, GradientConfig
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class ReptileConfig(GradientConfig):
             raise ConfigError(f"outer_lr must lie in (0, 1], got {self.outer_lr}.")
         if self.adapts != "all" or self.learns_inner_lr:
             raise ConfigError("Reptile moves all parameters: it takes neither adapts nor learns_inner_lr.")
+        if self.inner_reward in LEARNED_CREDITS:
+            raise ConfigError(
+                f"inner_reward {self.inner_reward} is learned by the gradient through inner steps, of which Reptile "
+                "takes none. Name a finished loss: learned:RUN or formula:FILE."
+            )
 
 
 class Reptile(GradientLearner):

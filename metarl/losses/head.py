@@ -23,11 +23,13 @@ class Head:
         num_inputs: I.
         hidden_dim: D.
         bound: c, the largest magnitude of the output.
+        scales: factors on the inputs, I of them; none: all are 1.
     """
 
     num_inputs: int
     hidden_dim: int = 16
     bound: float = 10.0
+    scales: tuple[float, ...] = ()
 
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
         """Draw parameters; a small output to begin with."""
@@ -45,6 +47,8 @@ class Head:
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """(..., I) -> (...), in [-c, c]."""
+        if self.scales:
+            inputs = inputs * inputs.new_tensor(self.scales)
         inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT)
         hidden = torch.tanh(inputs @ parameters["hidden.weight"].mT + parameters["hidden.bias"])
         value = hidden @ parameters["out.weight"].mT + inputs @ parameters["linear.weight"].mT

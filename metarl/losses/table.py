@@ -58,6 +58,7 @@ def make_inner_loss(
     num_epochs: int = 1,
     given_reward: HandDesign = "feedback",
     reads: Sequence[str] = (),
+    change_scale: float = 1.0,
 ) -> InnerLoss:
     """Make a loss that reads the signals of an environment.
 
@@ -69,6 +70,7 @@ def make_inner_loss(
         hidden_dim, bound: of the network inside a learned reward, potential or advantage.
         num_epochs: gradient steps on the same experience; from two on the objective is PPO's.
         given_reward: what the advantages of a learned drift are computed from, and the reward that lpg reads.
+        change_scale: factor on the changes of signals that the network inside a learned reward or advantage reads.
         reads: the signals that a learned reward, potential or advantage reads; none: all that the environment gives.
 
     Raises:
@@ -90,17 +92,18 @@ def make_inner_loss(
         return LPG(_hand_designed(given_reward, horizon, discount, gae_lambda), horizon, discount)
     if name == "ml3":
         return make_ml3_control(spec)
+    scales = () if change_scale == 1 else (*[1.0] * len(signals), *[change_scale] * len(signals), 1.0, 1.0)
+    step_head = Head(len(step_input_names(signals)), hidden_dim, bound, scales)
     credit: Credit
     if is_formula(name):
         credit = formula_credit(formula_of(name), horizon, lambda_anneal_steps)
     elif name == "reward":
-        head = Head(len(step_input_names(signals)), hidden_dim, bound)
-        credit = LearnedReward(signals, horizon, discount, gae_lambda, head)
+        credit = LearnedReward(signals, horizon, discount, gae_lambda, step_head)
     elif name == "potential":
         head = Head(len(signals), hidden_dim, bound)
         credit = LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
     elif name == "advantage":
-        credit = LearnedAdvantage(signals, Head(len(step_input_names(signals)), hidden_dim, bound))
+        credit = LearnedAdvantage(signals, step_head)
     else:
         credit = _hand_designed(cast(HandDesign, name), horizon, discount, gae_lambda)
     return PolicyGradientLoss(credit, clipped_objective if num_epochs > 1 else log_prob_objective)

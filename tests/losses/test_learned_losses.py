@@ -18,6 +18,7 @@ from metarl.losses.support import Support, credit, step_input_names, step_inputs
 from metarl.losses.table import make_inner_loss
 from metarl.losses.task_encoding import feedback_model, update_statistics
 from tests.probes import hidden_lever
+from tests.reaching_probe import reaching
 
 H, E, S = 4, 3, 2
 SIGNALS = ("log_distance", "closing_speed")
@@ -344,3 +345,19 @@ def test_inputs_have_names_in_their_order():
 def test_a_loss_that_reads_signals_refuses_an_environment_without_any():
     with pytest.raises(ConfigError, match="reads signals, and hidden-lever gives none"):
         make_inner_loss("reward", hidden_lever(), discount=0.97, gae_lambda=0.9)
+
+
+@pytest.mark.parametrize("kind", ["reward", "advantage"])
+def test_scaled_changes_are_the_same_as_larger_weights_on_them(kind):
+    spec = reaching(H)
+    num_signals = len(spec.signals.names)
+    scaled, plain = (make_inner_loss(kind, spec, discount=0.9, gae_lambda=0.9, change_scale=c).credit for c in (7, 1))
+    parameters = plain.initial_parameters(torch.Generator().manual_seed(0))
+    larger = {name: value.clone() for name, value in parameters.items()}
+    for name in ("hidden.weight", "linear.weight"):
+        larger[name][:, num_signals : 2 * num_signals] *= 7
+    support = random_support(1, dtype=torch.float32)
+    step = torch.tensor(0)
+    found, expected = scaled.advantage(parameters, support, step), plain.advantage(larger, support, step)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, plain.advantage(parameters, support, step), atol=1e-3)
