@@ -290,7 +290,8 @@ def with_formula(learner: LearnedLossLearner, spec: Spec, formula: Formula) -> L
     import json
 
     content = PREFIX + json.dumps(formula.to_json())
-    config = replace(learner.config, loss=content, adapts_to_task=False)
+    # A formula says itself which signals it reads.
+    config = replace(learner.config, loss=content, adapts_to_task=False, signals=())
     other = LearnedLossLearner(spec, config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
     other.starts = learner.starts

@@ -173,6 +173,13 @@ def test_the_formula_of_the_network_gives_its_advantages_and_its_policies():
     torch.testing.assert_close(twin.returns, lives.returns, rtol=1e-3, atol=1e-3)
 
 
+def test_a_formula_takes_the_place_of_a_loss_whose_signals_were_chosen():
+    spec = reaching(HORIZON)
+    chosen = LearnedLossLearner(spec, LearnedLossConfig(signals=("closing_speed",), policy_dims=(4,)), 0)
+    formula = Formula("reward", "closing_speed", ("closing_speed",), 10.0, 0.97, 0.9, ((0.1, 0.1, 0.1),))
+    assert with_formula(chosen, spec, formula).loss.inner.signals == ("closing_speed",)
+
+
 def test_a_loss_that_teaches_nothing_is_refused():
     learner, spec = taught()
     learner.meta_parameters["loss.linear.weight"] = -learner.meta_parameters["loss.linear.weight"]
