@@ -9,6 +9,7 @@ import torch
 
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss_config import LearnedLossConfig
+from metarl.losses.task_encoding import TaskEncoding
 
 # Numbers that are kept for each sample, inner update, epoch and unit of the policy; measured on the CPU at 5 to 20
 # updates, widths 32 and 64: 2.7-3.6 and 8.5, more with a learned drift.
@@ -32,7 +33,8 @@ def unroll_bytes(config: LearnedLossConfig, tasks_at_once: int, horizon: int, la
         return 0
     num_samples = min(tasks_at_once, config.meta_batch_size) * config.episodes_per_task * horizon
     kept = _KEPT_FIRST_ORDER if config.first_order else _KEPT_SECOND_ORDER
-    units = sum(layer_dims) + config.head_dim
+    # What adapts to the task encodes the first batch at each update.
+    units = sum(layer_dims) + config.head_dim + (TaskEncoding.hidden_dim if config.adapts_to_task else 0)
     return _BYTES * num_samples * config.num_inner_steps * config.inner_epochs * kept * units
 
 

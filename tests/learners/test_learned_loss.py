@@ -245,7 +245,8 @@ def test_what_would_not_fit_into_memory_is_refused_with_the_number():
 def test_the_estimate_of_memory_grows_with_what_is_kept():
     config = replace(SMALL, first_order=True, head_dim=16, num_inner_steps=10)
     needed = unroll_bytes(config, 2, 6, (13, 32, 32, 3))
-    assert needed == 4 * (2 * E * 6) * 10 * 4 * 96
+    assert needed == 4 * (2 * E * 6) * 10 * 4 * (96 + 32)  # the policy and the head; the encoder
+    assert unroll_bytes(replace(config, adapts_to_task=False), 2, 6, (13, 32, 32, 3)) == needed * 96 // 128
     longer = replace(config, num_inner_steps=20, inner_epochs=2, first_order=False)
     assert unroll_bytes(longer, 2, 6, (13, 32, 32, 3)) == 10 * needed
     refuse_beyond_memory(needed, torch.device("cpu"), available=2 * needed)
