@@ -11,7 +11,7 @@ from metarl.losses.hand_designed import HandDesign
 def learned_loss(env: str) -> dict[str, LearnedLossConfig]:
     """Presets of `learned-loss`.
 
-    "quick" takes half a minute of one core. "drift" learns a drift by small steps of evolution: with ten times
+    "quick" takes a minute or two of one core. "drift" learns a drift by small steps of evolution: with ten times
     the step and three times the deviation it learned to hold policies where they are, on other robots with other
     updates.
     "lpg" is the recurrent rule, the same for all tasks: it reads what happened anyway.
