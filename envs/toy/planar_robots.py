@@ -12,7 +12,8 @@ import math
 import torch
 from torch import Tensor
 
-from metarl.env import Noise
+from envs.reaching import reaching_signals, safe_norm
+from metarl.env import Noise, Outcome
 from metarl.tasks import Choice, Parameter, Uniform
 from metarl.types import Arrays
 
@@ -22,6 +23,9 @@ DT_S = 0.1
 BASE_M = (-0.5, 0.0)
 TYPICAL_M = 0.25
 """A distance that counts as 1, and a speed in m/s."""
+RADIUS_M = 0.05
+"""Of what is reached for."""
+_LOG_DISTANCE_M = 0.1
 _HIDDEN_M = -3.0
 """Height of what is not shown."""
 _SERVO_S = 0.2
@@ -114,6 +118,18 @@ def with_tip(task: Arrays, joints: Tensor, speeds: Tensor) -> dict[str, Tensor]:
         "tip": torch.where(task["is_arm"], arm_tip, joints[:, :2]),
         "tip_velocity": torch.where(task["is_arm"], arm_velocity, free_velocity),
     }
+
+
+def reach_outcome(after: dict[str, Tensor], place: Tensor) -> Outcome:
+    """A step towards a place, (N, 2): minus the distance as reward, success within 5 cm, never an end."""
+    distance = safe_norm(place - after["tip"])
+    never = torch.zeros_like(distance, dtype=torch.bool)
+    return Outcome(after, reward=-distance, terminated=never, success=distance < RADIUS_M)
+
+
+def reach_signals(place: Tensor, state: Arrays) -> Tensor:
+    """What a loss may read of the way to a place, (N, 3); see `envs.reaching.reaching_signals`."""
+    return reaching_signals(place - state["tip"], state["tip_velocity"], _LOG_DISTANCE_M, TYPICAL_M)
 
 
 def robot_pose(task: Arrays, state: Arrays, *things: Tensor) -> dict[str, Tensor]:

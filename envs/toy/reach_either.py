@@ -49,7 +49,7 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.reaching import SIGNAL_NAMES, reaching_signals, safe_norm
+from envs.reaching import SIGNAL_NAMES, safe_norm
 from envs.toy.planar_robots import (
     DT_S,
     DYNAMICS,
@@ -59,6 +59,8 @@ from envs.toy.planar_robots import (
     derive_robot,
     move_robot,
     observe_robot,
+    reach_outcome,
+    reach_signals,
     robot_pose,
     start_robot,
 )
@@ -66,8 +68,6 @@ from metarl.env import Drawing, EnvSpec, Noise, Outcome, Signals, Start
 from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
-_RADIUS_M = 0.05
-_LOG_DISTANCE_M = 0.1
 _THINGS = ("first", "second")
 _PLACES = (
     Parameter("wanted", "1", Choice((0.0, 1.0)), "0: the first thing, 1: the second"),
@@ -140,25 +140,15 @@ def _observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 def _step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     after = move_robot(task, state, action) | {"time": state["time"] + 1.0}
-    distance = safe_norm(task["wanted_place"] - after["tip"])
-    return Outcome(
-        after,
-        reward=-distance,
-        terminated=torch.zeros_like(distance, dtype=torch.bool),
-        success=distance < _RADIUS_M,
-    )
+    return reach_outcome(after, task["wanted_place"])
 
 
 def _signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    return torch.cat([_signals_of(task[thing], state) for thing in _THINGS], 1)
+    return torch.cat([reach_signals(task[thing], state) for thing in _THINGS], 1)
 
 
 def _told_signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    return _signals_of(task["wanted_place"], state)
-
-
-def _signals_of(place: Tensor, state: Arrays) -> Tensor:
-    return reaching_signals(place - state["tip"], state["tip_velocity"], _LOG_DISTANCE_M, TYPICAL_M)
+    return reach_signals(task["wanted_place"], state)
 
 
 def _model() -> mujoco.MjModel:

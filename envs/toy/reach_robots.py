@@ -59,25 +59,25 @@ import mujoco
 import torch
 from torch import Tensor
 
-from envs.reaching import SIGNAL_NAMES, reaching_signals, safe_norm
+from envs.reaching import SIGNAL_NAMES, safe_norm
 from envs.toy.planar_robots import (
     DT_S,
     DYNAMICS,
     DYNAMICS_NAMES,
+    RADIUS_M,
     ROBOT,
     TYPICAL_M,
     derive_robot,
     move_robot,
     observe_robot,
+    reach_outcome,
+    reach_signals,
     robot_pose,
     start_robot,
 )
 from metarl.env import Drawing, EnvSpec, Noise, Outcome, Signals, Start
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
-
-GOAL_RADIUS_M = 0.05
-LOG_DISTANCE_M = 0.1
 
 _GOAL = (
     Parameter(
@@ -137,22 +137,15 @@ def _observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 
 def _step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
-    after = move_robot(task, state, action)
-    distance = safe_norm(task["goal"] - after["tip"])
-    return Outcome(
-        after,
-        reward=-distance,
-        terminated=torch.zeros_like(distance, dtype=torch.bool),
-        success=distance < GOAL_RADIUS_M,
-    )
+    return reach_outcome(move_robot(task, state, action), task["goal"])
 
 
 def _signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    return reaching_signals(task["goal"] - state["tip"], state["tip_velocity"], LOG_DISTANCE_M, TYPICAL_M)
+    return reach_signals(task["goal"], state)
 
 
 def _feedback(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    return (safe_norm(task["goal"] - state["tip"]) < GOAL_RADIUS_M).to(torch.float32)
+    return (safe_norm(task["goal"] - state["tip"]) < RADIUS_M).to(torch.float32)
 
 
 def _model() -> mujoco.MjModel:
