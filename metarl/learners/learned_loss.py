@@ -282,10 +282,10 @@ class LearnedLossLearner:
     def unroll(self, phases: Sequence[Support]) -> list[dict[str, Tensor]]:
         """The policies of the meta-batch after each of its K updates, (B, ...)."""
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
-        of_task, meta = torch.func.vmap(self.loss.of_task, in_dims=(None, 0)), self._constant()
+        losses = torch.func.vmap(self.loss.of_lifetime, in_dims=(None, 0))(self._constant(), phases[:-1])
         policy, policies = self.agents, []
-        for k, support in enumerate(phases[:-1]):
-            policy = update(*of_task(meta, phases[: k + 1]), policy, support, self.ages + k, self.distribution)
+        for k, (loss, support) in enumerate(zip(losses, phases, strict=False)):
+            policy = update(*loss, policy, support, self.ages + k, self.distribution)
             policies.append(policy)
         return policies
 
@@ -400,8 +400,8 @@ class LearnedLossLearner:
         J is E[pi_k / pi_k_old A_true], or the inner product of theta_k with a gradient that was taken at its value.
         """
         policy, objective = dict(start), torch.zeros((), device=self.device)
-        for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
-            loss = self.loss.of_task(meta, phases[: k + 1])
+        losses = self.loss.of_lifetime(meta, phases[:-1])
+        for k, (loss, support, query, goal) in enumerate(zip(losses, phases, phases[1:], goals, strict=False)):
             policy = self.loss.update(*loss, policy, support, age + k, self.distribution)
             if isinstance(goal, dict):
                 gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()

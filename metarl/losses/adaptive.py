@@ -235,19 +235,27 @@ class AdaptiveLoss:
 
         Offsets are among the parameters, as `offset.NAME`.
         """
-        loss, log_step_size = self.of_typical_task(meta)
         if self.encoding is None:
-            return loss, log_step_size
-        encoding = encoding_parameters(meta)
-        z = self.encoding.encode(encoding, supports)
-        adapted, log_step_size = self.encoding.modulate(encoding, loss, log_step_size, z)
-        return loss | adapted, log_step_size
+            return self.of_typical_task(meta)
+        return self._modulated(meta, self.encoding.encode(encoding_parameters(meta), supports))
+
+    def of_lifetime(self, meta: Parameters, supports: Sequence[Support]) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """The same for each update of a task, after the first batch, after the first two, and so on."""
+        if self.encoding is None:
+            return [self.of_typical_task(meta)] * len(supports)
+        return [self._modulated(meta, z) for z in self.encoding.encode_each(encoding_parameters(meta), supports)]
 
     def of_typical_task(self, meta: Parameters) -> tuple[dict[str, Tensor], Tensor]:
         """The same for a task with the mean encoding: nothing is modulated."""
         offsets = {OFFSET + name: meta[OFFSET + name] for name in self.offset_shapes}
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
         return loss | offsets, meta[STEP_SIZE]
+
+    def _modulated(self, meta: Parameters, encoding: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        assert self.encoding is not None
+        loss, log_step_size = self.of_typical_task(meta)
+        adapted, log_step_size = self.encoding.modulate(encoding_parameters(meta), loss, log_step_size, encoding)
+        return loss | adapted, log_step_size
 
     def encode(self, meta: Parameters, supports: Sequence[Support]) -> Tensor:
         """The task encoding of batches, (Z,); only for a loss that adapts to its task."""
