@@ -137,7 +137,7 @@ class LearnedLoss:
         formula = read_formula(str(source))
         # Credit within the loss, which alone counts steps, is the learner's own here.
         inner = PolicyGradientLoss(formula_credit(formula, horizon=1, lambda_anneal_steps=0))
-        loss = AdaptiveLoss(inner, len(formula.step_sizes), formula.step_sizes, adapts_to_task=False)
+        loss = AdaptiveLoss(inner, len(formula.step_sizes), formula.step_sizes, formula=formula.encoding())
         meta = loss.initial_parameters(torch.Generator())
         return LearnedLoss(
             kind=formula.loss,
@@ -145,7 +145,7 @@ class LearnedLoss:
             signals=formula.read_signals,
             loss=loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
-            parameters={},
+            parameters={name: value.to(device) for name, value in loss.of_typical_task(meta)[0].items()},
             source=formula,
         )
 

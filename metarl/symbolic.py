@@ -40,7 +40,9 @@ _SAME, _MIN_STD, _LARGEST_EXPONENT = 0.99999, 1e-6, 4.0
 INSTALL = "pip install 'metarl-robotics[explain]'"
 
 
-def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: int = MAX_TERMS) -> list[Node]:
+def sparse_candidates(
+    x: NDArray, y: NDArray, names: Sequence[str], max_terms: int = MAX_TERMS, groups: NDArray | None = None
+) -> list[Node]:
     """Sums of a few terms.
 
     Args:
@@ -48,14 +50,15 @@ def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: i
         y: (R,).
         names: of the I inputs.
         max_terms: terms of the largest sum, without the constant.
+        groups: (R,) int, of rows between which a constant has no effect; formulas then have none.
 
     Returns:
         Formulas with 1 term, 2 terms and so on, in no particular order, some of them alike.
     """
-    terms, columns = _library(x, names)
-    deviation = columns.std(0)
-    standard = (columns - columns.mean(0)) / deviation  # (R, L)
-    target = y - y.mean()
+    terms, columns = _library(x, names, groups)
+    centred = within(columns, groups)
+    standard = centred / centred.std(0)  # (R, L)
+    target = within(y, groups)
     supports: list[list[int]] = []
     for threshold in THRESHOLDS:
         kept = _thresholded(standard, target, threshold * max(float(y.std()), 1e-12), max_terms)
@@ -63,7 +66,9 @@ def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: i
             supports.append(kept)
             kept = _without_weakest(standard, target, kept)
     unique = sorted(set(map(tuple, supports)))
-    return [_sum(terms, columns, y, list(kept)) for kept in unique]
+    if groups is not None:
+        return [_sum_without_constant(terms, centred, target, kept) for kept in unique]
+    return [_sum(terms, columns, y, kept) for kept in unique]
 
 
 def symbolic_candidates(
@@ -130,6 +135,17 @@ def refitted(node: Node, x: NDArray, y: NDArray, names: Sequence[str], max_evalu
     fit = least_squares(residual, start, method="lm", max_nfev=max_evaluations)
     better = np.isfinite(fit.x).all() and fit.cost <= 0.5 * float(np.square(residual(start)).sum())
     return with_constants(node, [float(value) for value in fit.x]) if better else node
+
+
+def within(values: NDArray, groups: NDArray | None) -> NDArray:
+    """Values, (R, ...), less their mean over the rows of the same group; None: over all."""
+    if groups is None:
+        return values - values.mean(0)
+    _, group = np.unique(groups, return_inverse=True)
+    sums = np.zeros((group.max() + 1, *values.shape[1:]))
+    np.add.at(sums, group, values)
+    counts = np.bincount(group).reshape(-1, *[1] * (values.ndim - 1))
+    return values - (sums / counts)[group]
 
 
 def r_squared(predicted: NDArray, y: NDArray) -> float:
@@ -213,7 +229,7 @@ def _weighted_sum(weights: dict[Node, float]) -> Node:
     return Number(0.0) if total is None else total
 
 
-def _library(x: NDArray, names: Sequence[str]) -> tuple[list[Node], NDArray]:
+def _library(x: NDArray, names: Sequence[str], groups: NDArray | None) -> tuple[list[Node], NDArray]:
     """Terms and their values, (R, L): the simplest first, without constants and without doubles."""
     inputs = [Input(name) for name in names]
     offered: list[Node] = [*inputs]
@@ -225,17 +241,17 @@ def _library(x: NDArray, names: Sequence[str]) -> tuple[list[Node], NDArray]:
         if x[:, position].min() > -_LARGEST_EXPONENT:
             offered.append(Apply("exp", (negative(one),)))
     offered += [Apply("*", pair) for pair in combinations(inputs, 2)]
-    terms: list[Node] = []
-    columns: list[NDArray] = []
-    for term in offered:
-        column = values_of(term, x, names)
-        if column.std() < _MIN_STD or any(abs(np.corrcoef(column, other)[0, 1]) > _SAME for other in columns):
-            continue
-        terms.append(term)
-        columns.append(column)
-    if not terms:
+    values = np.stack([values_of(term, x, names) for term in offered], 1)
+    centred = within(values, groups)
+    size = np.sqrt(np.square(centred).mean(0))
+    correlations = np.abs(centred.T @ centred) / len(x) / np.maximum(np.outer(size, size), _MIN_STD**2)
+    kept: list[int] = []
+    for index in np.flatnonzero(size >= _MIN_STD):
+        if not (correlations[index, kept] > _SAME).any():
+            kept.append(int(index))
+    if not kept:
         raise ConfigError("all inputs of the loss are constant on the experience: there is nothing to find.")
-    return terms, np.stack(columns, 1)
+    return [offered[index] for index in kept], values[:, kept]
 
 
 def _thresholded(standard: NDArray, target: NDArray, threshold: float, max_terms: int) -> list[int]:
@@ -265,6 +281,11 @@ def _without_weakest(standard: NDArray, target: NDArray, kept: Sequence[int]) ->
 def _ridge(columns: NDArray, target: NDArray) -> NDArray:
     gram = columns.T @ columns / len(target) + _RIDGE * np.eye(columns.shape[1])
     return np.linalg.solve(gram, columns.T @ target / len(target))
+
+
+def _sum_without_constant(terms: Sequence[Node], centred: NDArray, target: NDArray, kept: Sequence[int]) -> Node:
+    weights = np.linalg.lstsq(centred[:, list(kept)], target, rcond=None)[0]
+    return _weighted_sum({terms[i]: float(weight) for weight, i in zip(weights, kept, strict=True)})
 
 
 def _sum(terms: Sequence[Node], columns: NDArray, y: NDArray, kept: Sequence[int]) -> Node:

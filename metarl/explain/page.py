@@ -15,6 +15,8 @@ from metarl.explain.measures import InputMeasures, Measures, TaskMeasures
 from metarl.explain.pictures import words
 from metarl.losses.expression import parse, readable, to_latex, to_text
 from metarl.losses.formula import formula_inputs
+from metarl.losses.formula_encoding import TASK
+from metarl.losses.support import worth_names
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 1020px; margin: 2.5em auto; padding: 0 1.2em }
@@ -135,17 +137,18 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     if not measures.adapts:
         return f"This loss is the same on all tasks, so the lines lie on each other; {pace}."
     strengths = ", ".join(f"{value:.2f}" for value in measures.strengths)
+    strengths = f" (strengths {strengths} for gain, shift and step size)" if strengths else ""
     if measures.spread < _NOTICEABLE:
         return (
-            f"This loss may adapt to the task but hardly does: what a task gave so far moves it (strengths "
-            f"{strengths} for gain, shift and step size) in the same way on every task, but for "
+            f"This loss may adapt to the task but hardly does: what a task gave so far moves it{strengths} in the "
+            f"same way on every task, but for "
             f"{100 * measures.spread:.1g} % of its own spread, so the lines lie on each other; {pace}."
         )
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (
         f"One line per task, at its last update: what the task gave so far moves the loss by "
-        f"{100 * measures.spread:.0f} % of its own spread (strengths {strengths} for gain, shift and step size), "
+        f"{100 * measures.spread:.0f} % of its own spread{strengths}, "
         f"most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and differ "
         f"by a factor of {factor:.2f} at most from task to task."
     )
@@ -165,13 +168,30 @@ def formulas_sentence(found: Distillation) -> str:
         f"fresh policies on {found.num_validation_tasks} validation tasks, where the network takes them from "
         f"{found.start_return:.3g} to {found.network_return:.3g} (step sizes times the best of a few factors, "
         f"{found.network_step_scale:g} for the network); with at least {100 * ACCEPTED_SHARE:.0f} % of that "
-        f"gain (filled) a formula is accepted, and {told}."
+        f"gain (filled) a formula is accepted, and {told}.{_task_sentence(found)}"
     )
 
 
-def formula_html(found: Distillation, names: Sequence[str]) -> str:
+def _task_sentence(found: Distillation) -> str:
+    """How formulas adapt."""
+    if found.task is None:
+        return ""
+    task = found.task
+    moved = [f"the logarithm of step sizes by {task.adaptation.step_sizes:g}"]
+    if task.decay_logit is not None:
+        moved.append(f"the logit of the decay of credit by {task.adaptation.decay:g}")
+    return (
+        f" The network that is the same for all tasks keeps {100 * found.typical_share:.0f} % of the gain, so formulas "
+        f"adapt too. They do so by one number, task, of what the feedback of the task's episodes goes along with "
+        f"(worth): the direction that makes up {100 * task.share:.0f} % of how the loss differs between tasks, with an "
+        f"R² of {task.r_squared:.2f} on tasks that it was not fitted to. It moves {_listed(moved)}."
+    )
+
+
+def formula_html(found: Distillation, signals: Sequence[str]) -> str:
     """The chosen formula and the table of all candidates."""
     rows = []
+    names = (*formula_inputs(found.loss, signals), *(() if found.task is None else (TASK,)))
     chosen = next((one for one in found.candidates if one.is_accepted), None)
     for one in found.candidates:
         kind = "accepted chosen" if one is chosen else "accepted" if one.is_accepted else ""
@@ -196,10 +216,14 @@ def formula_html(found: Distillation, names: Sequence[str]) -> str:
     )
     if chosen is None:
         return table
-    return f'<div class="formula">{formula_mathml(found.loss, chosen.expression, names)}</div>{table}'
+    left = "added reward" if found.loss == "reward" else found.loss
+    parts = [formula_mathml(left, chosen.expression, names)]
+    if found.task is not None:
+        parts.append(formula_mathml(TASK, found.task.adaptation.expression, worth_names(tuple(signals))))
+    return f'<div class="formula">{"".join(parts)}</div>{table}'
 
 
-def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
+def formula_mathml(left: str, text: str, names: Sequence[str]) -> str:
     """A formula as MathML, with its LaTeX below."""
     import sympy
     from sympy.printing.mathml import mathml
@@ -218,7 +242,6 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
             f"<msub><mi>NAME</mi><mn>{index}</mn></msub>", f"<mtext>{escape(words(symbol.name))}</mtext>"
         )
     latex = escape(to_latex(tree))
-    left = "added reward" if loss == "reward" else loss
     return f'<math display="block"><mtext>{escape(left)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
 
 
@@ -247,11 +270,6 @@ def write_page(
         f"<style>{_STYLE}</style><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     path.write_text(page, encoding="utf-8")
-
-
-def inputs_of(found: Distillation, signals: Sequence[str]) -> tuple[str, ...]:
-    """The names that the formulas of a distillation may use."""
-    return formula_inputs(found.loss, signals)
 
 
 def _percent(share: float) -> str:

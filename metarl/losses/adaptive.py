@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.errors import ConfigError
 from metarl.losses.drift import mirror_objective, ppo_drift
+from metarl.losses.formula_encoding import FormulaEncoding
 from metarl.losses.support import Support
 from metarl.losses.task_encoding import TaskEncoding
 from metarl.nets.distributions import ActionDistribution, Embedded, PolicyOutput
@@ -168,9 +169,10 @@ class AdaptiveLoss:
         step_size: at the start; one for all, or a row for each inner update, with a column for each of
             `STEP_SIZE_GROUPS`. Rows beyond K are left out, missing ones are like the last.
         num_epochs: gradient steps that an inner update makes on the same experience.
-        adapts_to_task: let what a task gave so far modulate the loss.
+        adapts_to_task: let what a task gave so far modulate the loss, by a learned network or by `formula`.
         first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
             the loss does to one update is exact, what that does to the directions of later updates is left out.
+        formula: how a loss that is a formula adapts, if it does.
         offset_shapes: shapes of a policy's parameters, to each of which an inner update adds an offset that is
             meta-learned and zero at the start (Yang et al. 2019, NoRML, eq. 6); None for no offsets. With offsets the
             loss fits policies of these shapes alone.
@@ -185,6 +187,7 @@ class AdaptiveLoss:
         adapts_to_task: bool = True,
         first_order: bool = False,
         offset_shapes: Mapping[str, torch.Size] | None = None,
+        formula: FormulaEncoding | None = None,
     ):
         self.inner = inner
         self.num_steps = num_steps
@@ -195,9 +198,9 @@ class AdaptiveLoss:
         logarithms = [[math.log(size) for size in row] for row in rows]
         self._log_step_size = torch.tensor([logarithms[min(k, len(rows) - 1)] for k in range(num_steps)])
         shapes = {name: value.shape for name, value in inner.initial_parameters(torch.Generator()).items()}
-        self.encoding: TaskEncoding | None = None
+        self.encoding: TaskEncoding | FormulaEncoding | None = None
         if adapts_to_task and shapes:
-            self.encoding = TaskEncoding(2 * len(inner.signals) + 2, shapes)
+            self.encoding = formula or TaskEncoding(2 * len(inner.signals) + 2, shapes)
 
     @property
     def fits_one_robot(self) -> bool:
