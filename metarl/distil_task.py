@@ -113,6 +113,7 @@ def _few_inputs(w: NDArray, y: NDArray, is_held_out: NDArray) -> tuple[NDArray, 
         raise ConfigError("this loss adapts to something that a model of the feedback does not tell.")
     weights = np.zeros(w.shape[1])
     weights[kept] = best[0]
+    weights *= np.sign(weights[np.abs(weights).argmax()])  # the sign of a component says nothing
     return np.array([float(f"{value:.{_DIGITS}g}") for value in weights]), best[2]
 
 

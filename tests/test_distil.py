@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+import envs
 from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale
+from metarl.distil_task import task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.lives import learned_credit, live
@@ -19,6 +21,7 @@ from metarl.symbolic import (
     sparse_candidates,
     symbolic_candidates,
     values_of,
+    within,
     without_constant,
 )
 from tests.reaching_probe import reaching
@@ -55,6 +58,17 @@ def test_sparse_regression_survives_noise_and_offers_every_number_of_terms():
     assert to_text(node, 2).startswith("3 * speed - 1 * distance")
     sizes = {to_text(one).count("*") for one in candidates}
     assert {1, 2} <= sizes
+
+
+def test_what_differs_between_groups_alone_is_left_out():
+    x, group = rows(), np.arange(2000) % 10
+    y = 3 * x[:, 1] + 5.0 * group
+    x[:, 0] = group  # the same in a group
+    best = sparse_candidates(x, y, NAMES, groups=group)[0]
+    assert to_text(best, 3) == "3 * speed"
+    centred = within(y, group)
+    assert [centred[group == g].mean() for g in range(10)] == pytest.approx([0.0] * 10, abs=1e-9)
+    assert centred.std() == pytest.approx(3 * x[:, 1].std(), rel=0.02)
 
 
 def test_a_constant_input_is_no_term():
@@ -207,3 +221,67 @@ def test_the_network_with_other_step_sizes_is_the_same_network():
     own = live(learner, spec, tasks, 0)
     torch.testing.assert_close(other.log_step_size.exp(), 0.5 * own.log_step_size.exp())
     torch.testing.assert_close(other.returns[:, 0], own.returns[:, 0])
+
+
+def adapting():
+    """A learner on reach-either: the more feedback goes along with the first thing's distance, the more it pays."""
+    config = LearnedLossConfig(
+        meta_batch_size=4, episodes_per_task=16, num_inner_steps=2, policy_dims=(8,), update_threads=1, inner_lr=0.5
+    )
+    spec = envs.make_spec("reach-either")
+    learner = LearnedLossLearner(spec, config, 0)
+    names, shapes = learner.loss.inner.input_names, learner.loss.encoding.shapes
+    meta = {name: torch.zeros_like(value) for name, value in learner.meta_parameters.items()}
+    meta["loss.linear.weight"][0, names.index("change_of_first_closing_speed")] = 4.0
+    meta["loss.decay"] = torch.ones(1)
+    meta["log_step_size"] = learner.meta_parameters["log_step_size"].detach()
+    meta["encoding.feedback.weight"][0, names.index("first_log_distance")] = 4.0
+    meta["encoding.std"] = torch.ones(8)
+    meta["encoding.modulate.0.weight"][0, 0] = 1.0
+    linear = sum(shape[0] for name, shape in list(shapes.items())[: list(shapes).index("linear.weight")])
+    meta["encoding.modulate.1.weight"][linear, 0] = 1.0
+    meta["encoding.modulate.1.weight"][-1, 0] = 1.0
+    meta["encoding.strength"] = torch.tensor([0.8, 0.0, -0.5])  # the row of the linear path, and step sizes
+    learner.meta_parameters = meta
+    return learner, spec
+
+
+def test_how_a_loss_adapts_is_found_again():
+    learner, spec = adapting()
+    credit = learned_credit(learner)
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    found = task_number(credit, lives)
+    assert found.share > 0.99  # one number is all that it makes of a task
+    assert found.r_squared > 0.9
+    assert found.adaptation.expression.startswith("tanh(5.")
+    assert "worth_of_first_log_distance" in found.adaptation.expression.split(" + ")[0].split(" - ")[0]
+    # The row of the linear path is scaled by 1 + 0.8 tanh(tanh(4 w)), steps by exp(-0.5 tanh(tanh(4 w))).
+    slopes = torch.stack([loss["linear.weight"].sum((1, 2)) for loss in lives.losses])
+    assert float(torch.corrcoef(torch.stack([slopes.flatten(), found.values.flatten()]))[0, 1]) > 0.99
+    assert -0.5 < found.adaptation.step_sizes < -0.3
+    assert found.adaptation.decay == 0 and found.decay_logit == pytest.approx(1.0)
+
+
+def test_a_loss_that_adapts_to_what_the_feedback_does_not_tell_is_refused():
+    learner, spec = adapting()
+    learner.meta_parameters["encoding.feedback.weight"].zero_()
+    learner.meta_parameters["encoding.encode.1.weight"][0, 0] = 1.0
+    learner.meta_parameters["encoding.encode.0.weight"][0, 0] = 1.0  # where the first thing lies, on average
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    with pytest.raises(ConfigError, match="a model of the feedback does not tell"):
+        task_number(learned_credit(learner), lives)
+
+
+def test_the_formula_of_a_loss_that_adapts_adapts():
+    learner, spec = adapting()
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    credit = learned_credit(learner)
+    task = task_number(credit, lives)
+    names = (*credit.input_names, "task")
+
+    def correlation(text):
+        return advantage_correlation(credit, parse(text, names), lives, task)
+
+    # Beside the feedback, which is added, it matters how much the loss adds; 0.6 is 0.8 tanh(tanh(z)) / tanh(1.3 z).
+    assert correlation("4 * change_of_first_closing_speed * (1 + 0.6 * task)") > 0.999
+    assert correlation("4 * change_of_first_closing_speed") < 0.995
