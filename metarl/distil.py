@@ -226,8 +226,8 @@ class _Test:
         self._loss = typical(lives.loss)
         self._train_tasks = lives.tasks
         self._tasks = spec.tasks.split("validation", num_tasks, seed).to(learner.device)
-        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, spec, scale))
-        returns = self._returns(with_step_scale(learner, spec, self.network_scale), self._tasks)
+        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, scale))
+        returns = self._returns(with_step_scale(learner, self.network_scale), self._tasks)
         self.start, self.network = returns[:, 0], returns[:, -1]
         gain = float((self.network - self.start).mean())
         if not gain > 0:
@@ -240,9 +240,9 @@ class _Test:
         """The share of the network's gain that it keeps if it is the same for all tasks."""
         if self._learner.loss.encoding is None:
             return 1.0
-        scale = self._best_scale(lambda scale: with_step_scale(self._learner, self._spec, scale, adapts=False))
-        same_for_all = with_step_scale(self._learner, self._spec, scale, adapts=False)
-        return self._share(self._returns(same_for_all, self._tasks)[:, -1])[0]
+        same_for_all = without_adaptation(self._learner)
+        scale = self._best_scale(lambda scale: with_step_scale(same_for_all, scale))
+        return self._share(self._returns(with_step_scale(same_for_all, scale), self._tasks)[:, -1])[0]
 
     def of(self, node: Node, source: str, score: float, correlation: float) -> Candidate:
         """Test a formula."""
@@ -291,7 +291,7 @@ class _Test:
         )
 
     def _with(self, text: str, scale: float) -> LearnedLossLearner:
-        return with_formula(self._learner, self._spec, self._formula(text, scale, {}))
+        return with_formula(self._learner, self._formula(text, scale, {}))
 
     def _best_scale(self, of_scale: Callable[[float], LearnedLossLearner]) -> float:
         """The factor on step sizes with the best final return on training tasks."""
@@ -317,32 +317,39 @@ class _Test:
         return float(gain.mean() / network_gain.mean()), (float(low), float(high))
 
 
-def with_formula(learner: LearnedLossLearner, spec: Spec, formula: Formula) -> LearnedLossLearner:
+def with_formula(learner: LearnedLossLearner, formula: Formula) -> LearnedLossLearner:
     """A learner whose policies are like those of another one, and learn with a formula."""
     import json
 
     content = PREFIX + json.dumps(formula.to_json())
     # A formula says itself which signals it reads.
     config = replace(learner.config, loss=content, signals=())
-    other = LearnedLossLearner(spec, config, 0, learner.device)
+    other = LearnedLossLearner(learner.spec, config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
     other.starts = learner.starts
     return other
 
 
-def with_step_scale(
-    learner: LearnedLossLearner, spec: Spec, scale: float, *, adapts: bool = True
-) -> LearnedLossLearner:
-    """The same learner with all step sizes times a factor; where it does not adapt, every task is the typical one."""
-    other = LearnedLossLearner(spec, learner.config, 0, learner.device)
+def with_step_scale(learner: LearnedLossLearner, scale: float) -> LearnedLossLearner:
+    """The same learner with all step sizes times a factor."""
+    other = _twin(learner)
+    other.meta_parameters[STEP_SIZE] = other.meta_parameters[STEP_SIZE] + math.log(scale)
+    return other
+
+
+def without_adaptation(learner: LearnedLossLearner) -> LearnedLossLearner:
+    """The same learner, to which every task is the typical one."""
+    other = _twin(learner)
+    other.loss.encoding = None
+    return other
+
+
+def _twin(learner: LearnedLossLearner) -> LearnedLossLearner:
+    other = LearnedLossLearner(learner.spec, learner.config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
     other.starts = learner.starts
-    other.meta_parameters = {
-        name: value.detach() + (math.log(scale) if name == STEP_SIZE else 0.0)
-        for name, value in learner.meta_parameters.items()
-    }
-    if not adapts:
-        other.loss.encoding = None
+    other.meta_parameters = {name: value.detach() for name, value in learner.meta_parameters.items()}
+    other.loss.encoding = learner.loss.encoding
     return other
 
 

@@ -3,7 +3,8 @@
 One number at the end of an episode tells how near the wanted thing was. Contenders: that feedback as it is, a learned
 reward that is the same for all tasks, and the same learned reward adapting to its task; for reference the hand-designed
 dense reward and a learned reward that are told which thing is wanted. Step sizes (and lambda) of hand-designed losses,
-and one factor on the step sizes of learned ones, are tuned on training tasks for each number of updates.
+and one factor on the step sizes of learned ones, are tuned on training tasks for each number of updates. Where
+`metarl explain` found a formula for every run that adapts, the formulas are judged too.
 
     python scripts/bench_adaptation.py --seeds 0 1 2 3
 """
@@ -20,17 +21,19 @@ import matplotlib
 import numpy as np
 import torch
 from _measure import RESULTS, save, show
-from bench_losses import FACTORS, LAMBDAS, STEP_SIZES, TUNING_SEEDS, UPDATES, scaled, without_adaptation
+from bench_losses import FACTORS, LAMBDAS, STEP_SIZES, TUNING_SEEDS, UPDATES
 from numpy.typing import NDArray
 from reproduce import describe, trained
 from torch import Tensor
 
 import envs
 from metarl.config import RunConfig
+from metarl.distil import with_formula, with_step_scale, without_adaptation
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
 from metarl.learners import preset
 from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.losses.formula import Formula, read_formula
 from metarl.run import LoadedRun
 from metarl.seeding import make_generator
 from metarl.statistics import Estimate, bootstrap, bootstrap_difference, iqm
@@ -49,6 +52,7 @@ SPLITS = {
 }
 ROBOTS = {"unseen arm": 2, "unseen car": 3}
 ADAPTS, SAME, OFF = "learned reward", "learned reward, same for all tasks", "learned reward, adaptation off"
+FORMULA, FORMULA_OFF = "its formula", "its formula, adaptation off"
 METRIC = (
     "distance to the wanted thing at the end of an episode, m, mean over the episodes after an update; IQM over seeds "
     "and tasks with 95 % interval; differences are of the same tasks, of learned losses also of the same seeds"
@@ -127,15 +131,17 @@ def measure(arguments: argparse.Namespace) -> None:
             )
             for seed in arguments.seeds
         ]
-        fresh = [run.learner for run in runs[name]]
-        best = tune([[scaled(each, factor) for each in fresh[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
-        tuned[name] = {f"after {k}": {"factor": FACTORS[i]} for k, i in best.items()}
-        learners = {k: [scaled(each, FACTORS[i]) for each in fresh] for k, i in best.items()}
+        learners, tuned[name] = tune_factor([run.learner for run in runs[name]], num_tasks)
         curves[name] = judge(learners, num_tasks)
         if name == ADAPTS:
-            off = {k: [without_adaptation(each) for each in of_seeds] for k, of_seeds in learners.items()}
-            curves[OFF] = judge(off, num_tasks)
+            curves[OFF] = judge(off(learners), num_tasks)
         print(name, tuned[name], flush=True)
+    formulas = formulas_of(runs[ADAPTS])
+    if formulas:
+        taught = [with_formula(run.learner, formula) for run, formula in zip(runs[ADAPTS], formulas, strict=True)]
+        learners, tuned[FORMULA] = tune_factor(taught, num_tasks)
+        curves[FORMULA], curves[FORMULA_OFF] = judge(learners, num_tasks), judge(off(learners), num_tasks)
+        print(FORMULA, tuned[FORMULA], flush=True)
     result = {
         "env": ENV,
         "updates": list(UPDATES),
@@ -144,6 +150,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "tuned_on_training_tasks": tuned,
         "grid": {"inner_lr": STEP_SIZES, "inner_lambda": LAMBDAS, "factor": FACTORS},
         "training": {name: [describe(run) for run in of_seeds] for name, of_seeds in runs.items()},
+        "formulas": [formula.to_json() for formula in formulas],
         "contenders": {name: {c: estimates(v) for c, v in of_name.items()} for name, of_name in curves.items()},
         f"{ADAPTS}_minus": {
             other: {c: differences(v, curves[other][c], other not in HAND) for c, v in curves[ADAPTS].items()}
@@ -163,6 +170,30 @@ def measure(arguments: argparse.Namespace) -> None:
         for name, of_name in curves.items()
     ]
     show("IQM of the final distance (cm) after 3 / 10 updates", ["loss", *SPLITS], rows)
+
+
+def formulas_of(runs: Sequence[LoadedRun]) -> list[Formula]:
+    """What `metarl explain` found for each run; empty if it found none for one of them."""
+    files = [run.path / "explain" / "formula.json" for run in runs]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        print(f"no formulas are judged: metarl explain RUN writes {', '.join(missing)}", flush=True)
+        return []
+    return [read_formula(str(file)) for file in files]
+
+
+def tune_factor(
+    fresh: Sequence[LearnedLossLearner], num_tasks: int
+) -> tuple[dict[int, list[LearnedLossLearner]], dict[str, Any]]:
+    """Learners with their step sizes times the factor that is best for each number of updates, and these factors."""
+    best = tune([[with_step_scale(each, factor) for each in fresh[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
+    learners = {k: [with_step_scale(each, FACTORS[i]) for each in fresh] for k, i in best.items()}
+    return learners, {f"after {k}": {"factor": FACTORS[i]} for k, i in best.items()}
+
+
+def off(by_updates: Mapping[int, Sequence[LearnedLossLearner]]) -> dict[int, list[LearnedLossLearner]]:
+    """The same learners, taking every task for the typical one."""
+    return {k: [without_adaptation(each) for each in of_seeds] for k, of_seeds in by_updates.items()}
 
 
 def tune(candidates: Sequence[Sequence[LearnedLossLearner]], num_tasks: int) -> dict[int, int]:
@@ -232,12 +263,12 @@ def numbers(estimate: Estimate) -> list[float]:
 
 def draw(path: Path, curves: Mapping[str, Curves]) -> None:
     """Distance over updates, a panel per column."""
-    names = [name for name in curves if name != OFF]
+    names = [name for name in curves if name not in (OFF, FORMULA_OFF)]
     figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.2), sharex=True, sharey=True, constrained_layout=True)
     for axis, column in zip(axes.flat, SPLITS, strict=True):
         for index, name in enumerate(names):
             curve = bootstrap(curves[name][column], np.random.default_rng(0), num_resamples=500)
-            style = "--" if name in HAND else ":" if LEARNED[name].told else "-"
+            style = "--" if name in HAND else ":" if name in LEARNED and LEARNED[name].told else "-"
             axis.plot(range(len(curve.value)), 100 * curve.value, style, color=f"C{index}", label=name)
             axis.fill_between(range(len(curve.value)), 100 * curve.low, 100 * curve.high, color=f"C{index}", alpha=0.15)
         axis.set_title(column, fontsize=10)

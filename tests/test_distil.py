@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import envs
-from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale
+from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale, without_adaptation
 from metarl.distil_task import task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
@@ -183,7 +183,7 @@ def test_the_formula_of_the_network_gives_its_advantages_and_its_policies():
         decay,
         tuple(map(tuple, lives.log_step_size[0].exp().tolist())),
     )
-    twin = live(with_formula(learner, spec, same), spec, spec.tasks.split("train", 3), 0)
+    twin = live(with_formula(learner, same), spec, spec.tasks.split("train", 3), 0)
     torch.testing.assert_close(twin.returns, lives.returns, rtol=1e-3, atol=1e-3)
 
 
@@ -191,7 +191,7 @@ def test_a_formula_takes_the_place_of_a_loss_whose_signals_were_chosen():
     spec = reaching(HORIZON)
     chosen = LearnedLossLearner(spec, LearnedLossConfig(signals=("closing_speed",), policy_dims=(4,)), 0)
     formula = Formula("reward", "closing_speed", ("closing_speed",), 10.0, 0.97, 0.9, ((0.1, 0.1, 0.1),))
-    assert with_formula(chosen, spec, formula).loss.inner.signals == ("closing_speed",)
+    assert with_formula(chosen, formula).loss.inner.signals == ("closing_speed",)
 
 
 def test_a_loss_that_teaches_nothing_is_refused():
@@ -217,7 +217,7 @@ def test_a_constant_is_left_out_where_it_has_no_effect():
 def test_the_network_with_other_step_sizes_is_the_same_network():
     learner, spec = taught()
     tasks = spec.tasks.split("train", 2)
-    other = live(with_step_scale(learner, spec, 0.5), spec, tasks, 0)
+    other = live(with_step_scale(learner, 0.5), spec, tasks, 0)
     own = live(learner, spec, tasks, 0)
     torch.testing.assert_close(other.log_step_size.exp(), 0.5 * own.log_step_size.exp())
     torch.testing.assert_close(other.returns[:, 0], own.returns[:, 0])
@@ -285,3 +285,11 @@ def test_the_formula_of_a_loss_that_adapts_adapts():
     # Beside the feedback, which is added, it matters how much the loss adds; 0.6 is 0.8 tanh(tanh(z)) / tanh(1.3 z).
     assert correlation("4 * change_of_first_closing_speed * (1 + 0.6 * task)") > 0.999
     assert correlation("4 * change_of_first_closing_speed") < 0.995
+
+
+def test_without_adaptation_every_task_is_the_typical_one():
+    learner, spec = adapting()
+    same = with_step_scale(without_adaptation(learner), 0.5)
+    lives = live(same, spec, spec.tasks.split("train", 2), 0)
+    assert all(torch.equal(value[0], value[1]) for value in lives.loss.values())
+    assert learner.loss.encoding is not None
