@@ -5,7 +5,14 @@ import pytest
 import torch
 
 import envs
-from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale, without_adaptation
+from metarl.distil import (
+    ACCEPTED_SHARE,
+    advantage_correlation,
+    distil,
+    with_formula,
+    with_step_scale,
+    without_adaptation,
+)
 from metarl.distil_task import task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner

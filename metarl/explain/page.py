@@ -68,8 +68,11 @@ def short_sentences(measures: Measures, found: Distillation | None) -> str:
             f", and differs between tasks by {100 * measures.tasks.spread:.0f} % of its spread, most with {words(name)}"
         )
     if chosen is not None:
-        formula = to_text(parse(chosen.expression, inputs.names), 3)
+        assert found is not None
+        formula = to_text(parse(chosen.expression, _names(found, inputs.names)), 3)
         text += f"; {formula} in its place teaches as well ({_percent(chosen.share)} % of the gain)"
+        if found.task is not None:
+            text += f", adapting by {TASK} = {found.task.adaptation.expression}"
     means = {name: float(values.mean()) for name, values in measures.cosines.items()}
     by_hand = [f"{means[name]:.2f} with {name}" for name in means if name not in ("learned", TRUE)]
     against = f", against {_listed(by_hand)}" if by_hand else ""
@@ -191,7 +194,7 @@ def _task_sentence(found: Distillation) -> str:
 def formula_html(found: Distillation, signals: Sequence[str]) -> str:
     """The chosen formula and the table of all candidates."""
     rows = []
-    names = (*formula_inputs(found.loss, signals), *(() if found.task is None else (TASK,)))
+    names = _names(found, formula_inputs(found.loss, tuple(signals)))
     chosen = next((one for one in found.candidates if one.is_accepted), None)
     for one in found.candidates:
         kind = "accepted chosen" if one is chosen else "accepted" if one.is_accepted else ""
@@ -270,6 +273,11 @@ def write_page(
         f"<style>{_STYLE}</style><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _names(found: Distillation, inputs: Sequence[str]) -> tuple[str, ...]:
+    """What the formulas of a distillation may use."""
+    return (*inputs, *(() if found.task is None else (TASK,)))
 
 
 def _percent(share: float) -> str:
