@@ -8,8 +8,9 @@ The target is the head at the typical task: the mean of its parameters over task
 that, the loss has to adapt to its task, and so has its formula: then the target is the head as it is on each task, and
 one number of the task is found in closed form first (`metarl.distil_task`) and given to formulas as `task`.
 Formulas take over the network's step sizes, up to one factor for each formula; the network gets its best factor too, so
-that no formula wins by that. A constant that is added to the head on a task moves no advantage unless episodes truly
-end: then formulas have one, else their R^2 is that up to a constant for each task and update.
+that no formula wins by that. Formulas are fitted to what the network credits a step with, which sums up later rewards:
+what lasts counts for more in it than what comes and goes. A constant that is added to the head moves no advantage
+unless episodes truly end: then formulas have one, and are fitted to the head as it is.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.distil_rows import Rows, sample_rows
 from metarl.distil_task import TaskNumber, task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
-from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
+from metarl.lives import LearnedCredit, Lives, learned_credit, live, name_of, typical
 from metarl.losses.adaptive import STEP_SIZE
 from metarl.losses.expression import Node, Number, complexity, rounded, to_text
 from metarl.losses.formula import PREFIX, Formula, FormulaHead
 from metarl.losses.formula_encoding import TASK
-from metarl.losses.head import LARGEST_INPUT, Head
+from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support
@@ -46,7 +48,6 @@ from metarl.symbolic import (
     sparse_candidates,
     symbolic_candidates,
     values_of,
-    within,
     without_constant,
 )
 from metarl.worlds import Spec, make_worlds
@@ -54,8 +55,7 @@ from metarl.worlds import Spec, make_worlds
 ACCEPTED_SHARE = 0.95
 STEP_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 _MORE = 4
-_MAX_ROWS, _MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 20_000, 3_000, 10, 4
-_SATURATED = 0.999
+_MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 3_000, 10, 4
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Candidate:
         expression: the formula.
         source: "sparse regression", "symbolic regression", or "nothing learned" for the formula 0.
         complexity: its nodes.
-        r_squared: of the bounded head, on tasks that it was not fitted to; up to a constant where that has no effect.
+        r_squared: of what the bounded head credits steps with, on tasks that it was not fitted to.
         advantage_correlation: of the advantages that it gives with those of the network, as it is on each task.
         step_scale: factor on the network's step sizes, chosen on training tasks.
         final_return: mean of fresh policies after the last inner update, on validation tasks.
@@ -156,17 +156,14 @@ def distil(
         tasks = spec.tasks.sample_train(_MORE * num_tasks, make_generator(seed, "distil"))
         lives = live(learner, spec, tasks.to(learner.device), seed)
         test.task = task_number(credit, lives)
-    rows = _samples(credit, credit.head, lives, test.task, seed)
-    has_constant = not isinstance(credit, LearnedAdvantage) and any(bool(s.ended.any()) for s in lives.supports)
-    found = _candidates(rows.where(~rows.is_held_out), seed, has_constant)
+    rows = sample_rows(credit, lives, test.task, learner.horizon, seed)
+    found = _candidates(rows.where(~rows.is_held_out), seed, _has_constant(credit, lives))
     held_out, bound = rows.where(rows.is_held_out), credit.head.bound
-    truth = bound * np.tanh(held_out.y / bound)
 
     def fidelity(node: Node) -> float:
-        value = bound * np.tanh(values_of(node, held_out.x, held_out.names) / bound)
-        if not has_constant:
-            value = within(value, held_out.group) + truth - within(truth, held_out.group)
-        return r_squared(value, truth)
+        value = values_of(node, held_out.x, held_out.names)
+        ours, network = (held_out.credited(bound * np.tanh(raw / bound)) for raw in (value, held_out.y))
+        return r_squared(ours, network)
 
     nothing = Number(0.0)  # what the feedback does alone
     front = [(nothing, fidelity(nothing)), *_thinned(pareto_front(list(found), fidelity))]
@@ -353,72 +350,29 @@ def _twin(learner: LearnedLossLearner) -> LearnedLossLearner:
     return other
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """What formulas are fitted to.
-
-    Attributes:
-        x: (R, I), inputs; y: (R,), the head before its bound.
-        group: (R,), task and update.
-        is_held_out: (R,), of tasks held out from the fit.
-        names: of the inputs.
-    """
-
-    x: NDArray
-    y: NDArray
-    group: NDArray
-    is_held_out: NDArray
-    names: tuple[str, ...]
-
-    def where(self, chosen: NDArray) -> _Rows:
-        """Some of them."""
-        return _Rows(self.x[chosen], self.y[chosen], self.group[chosen], self.is_held_out[chosen], self.names)
-
-
-def _samples(credit: LearnedCredit, head: Head, lives: Lives, task: TaskNumber | None, seed: int) -> _Rows:
-    """The head on what was experienced: as it is on each task where formulas adapt, else that of the typical task."""
-    supports = lives.supports[:-1]
-    inputs = torch.stack([head_inputs(credit, support) for support in supports])  # (K, B, M, I)
-    inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT)
-    num_updates, num_tasks, num_steps, _ = inputs.shape
-    names = tuple(credit.input_names)
-    if task is None:
-        value = head(typical(lives.loss), inputs)
-    else:
-        pairs = zip(lives.losses, inputs, strict=True)
-        value = torch.stack([torch.func.vmap(head)(dict(loss), x) for loss, x in pairs])  # (K, B, M)
-        number = task.values.view(num_updates, num_tasks, 1, 1).expand(-1, -1, num_steps, 1)
-        inputs, names = torch.cat([inputs, number], -1), (*names, TASK)
-    counts = torch.stack([support.weight > 0 for support in supports])
-    group = torch.arange(num_updates * num_tasks, device=inputs.device).view(num_updates, num_tasks, 1)
-    group = group.expand(counts.shape)[counts]
-    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(group))[:_MAX_ROWS]).to(inputs.device)
-    group, share = group[chosen], (value[counts][chosen].double() / head.bound).clamp(-_SATURATED, _SATURATED)
-    return _Rows(
-        inputs[counts][chosen].double().cpu().numpy(),
-        (head.bound * torch.atanh(share)).cpu().numpy(),
-        group.cpu().numpy(),
-        (group % num_tasks >= num_tasks // 2).cpu().numpy(),
-        names,
-    )
-
-
-def _candidates(rows: _Rows, seed: int, has_constant: bool) -> dict[Node, str]:
+def _candidates(rows: Rows, seed: int, has_constant: bool) -> dict[Node, str]:
     """Formulas and where they come from."""
     x, y, names = rows.x, rows.y, rows.names
+    credited = None if has_constant else rows.credited
 
     def finished(node: Node) -> Node:
         whole = simplified(node) if has_constant else without_constant(node)
         return simplified(rounded(whole, _DIGITS))  # what is rounded to 1 needs no factor
 
     found: dict[Node, str] = {}
-    for node in sparse_candidates(x, y, names, groups=None if has_constant else rows.group):
+    for node in sparse_candidates(x, y, names, credited=credited):
         found[finished(node)] = "sparse regression"
     if has_symbolic_regression():
-        few = slice(0, _MAX_SEARCH_ROWS)
-        for node in symbolic_candidates(x[few], y[few], names, seed):
-            found.setdefault(finished(refitted(node, x[few], y[few], names)), "symbolic regression")
+        groups = len(rows.decay)
+        few = rows.where(np.arange(groups) < max(1, _MAX_SEARCH_ROWS * groups // len(y)))
+        again = None if has_constant else few.credited
+        for node in symbolic_candidates(few.x, few.y, names, seed):
+            found.setdefault(finished(refitted(node, few.x, few.y, names, credited=again)), "symbolic regression")
     return found
+
+
+def _has_constant(credit: LearnedCredit, lives: Lives) -> bool:
+    return not isinstance(credit, LearnedAdvantage) and any(bool(support.ended.any()) for support in lives.supports)
 
 
 def _thinned(front: list[tuple[Node, float]]) -> list[tuple[Node, float]]:

@@ -40,6 +40,7 @@ from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
 from metarl.start_policy import RANDOM
+from metarl.task_worlds import TaskLike, task_row
 from metarl.types import Rollout
 from metarl.worlds import Spec, make_worlds
 
@@ -149,9 +150,32 @@ class LearnedLoss:
             source=formula,
         )
 
-    def of_task(self, support: Support) -> LearnedLoss:
-        """The same loss, modulated for the task that a first batch of experience was taken on (`LossOnEnv.support`)."""
-        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), [support])[0])
+    def of_task(self, *supports: Support) -> LearnedLoss:
+        """The same loss, modulated for the task that batches of experience were taken on (`LossOnEnv.support`)."""
+        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), supports)[0])
+
+    def adapted(
+        self, spec: EnvSpec, task: TaskLike, *, split: str = "train", num_episodes: int = 16, seed: int = 0
+    ) -> LearnedLoss:
+        """The same loss, modulated for a task on which a policy with random weights plays a first batch.
+
+        Args:
+            spec: the environment.
+            task: its parameters by name, in the ranges of the split, or a row of `TaskDistribution`, (P,).
+            split: see `task`.
+            num_episodes: of the batch. What the feedback goes along with is told from so many episodes.
+            seed: of the policy and its actions.
+
+        Raises:
+            UnknownNameError, SpecError: no such task.
+            ConfigError: the environment lacks a signal that the loss reads.
+        """
+        device = next(iter(self.meta_parameters.values())).device
+        config = LearnedLossConfig(loss="feedback", meta_batch_size=1, episodes_per_task=num_episodes)
+        on_env, player = self.on(spec), LearnedLossLearner(spec, config, seed, device)
+        worlds = make_worlds(spec, num_episodes, device=device, seed=seed)
+        worlds.set_tasks(task_row(spec.tasks, task, split).unsqueeze(0).to(device))
+        return self.of_task(on_env.support(player.trial(worlds, 1, make_generator(seed, "first batch", device))))
 
     def with_discount(self, discount: float) -> LearnedLoss:
         """The same loss for a learner with another discount.

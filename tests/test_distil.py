@@ -13,6 +13,7 @@ from metarl.distil import (
     with_step_scale,
     without_adaptation,
 )
+from metarl.distil_rows import Rows
 from metarl.distil_task import task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
@@ -28,7 +29,6 @@ from metarl.symbolic import (
     sparse_candidates,
     symbolic_candidates,
     values_of,
-    within,
     without_constant,
 )
 from tests.reaching_probe import reaching
@@ -67,15 +67,35 @@ def test_sparse_regression_survives_noise_and_offers_every_number_of_terms():
     assert {1, 2} <= sizes
 
 
-def test_what_differs_between_groups_alone_is_left_out():
-    x, group = rows(), np.arange(2000) % 10
-    y = 3 * x[:, 1] + 5.0 * group
-    x[:, 0] = group  # the same in a group
-    best = sparse_candidates(x, y, NAMES, groups=group)[0]
+def blocks(x, y, decay=0.5):
+    """Rows as two blocks of four steps of many episodes."""
+    return Rows(x, y, NAMES, np.full(2, decay), np.array([False, True]), horizon=4)
+
+
+def test_what_steps_are_credited_with_sums_up_what_comes_later_and_is_relative_to_other_episodes():
+    values = np.arange(16.0).reshape(2, 4, 2) ** 2  # two blocks, four steps, two episodes
+    credited = blocks(np.zeros((16, 3)), np.zeros(16)).credited(values.reshape(16)).reshape(2, 4, 2)
+    for block in range(2):
+        later = np.zeros((5, 2))
+        for step in reversed(range(4)):
+            later[step] = values[block, step] + 0.5 * later[step + 1]
+        expected = later[:4] - later[:4].mean(1, keepdims=True)
+        assert credited[block] == pytest.approx(expected)
+    half = blocks(np.arange(48.0).reshape(16, 3), np.arange(16.0)).where(np.array([False, True]))
+    assert half.y.tolist() == list(range(8, 16)) and half.x[0].tolist() == [24.0, 25.0, 26.0]
+
+
+def test_a_formula_is_fitted_to_what_it_credits():
+    x = rows()
+    # What is the same for all episodes at a step is no matter, whatever its size.
+    x[:, 0] = np.repeat(np.random.default_rng(1).normal(size=8), 250)
+    y = 3 * x[:, 1] + 100 * x[:, 0] ** 2
+    whole = blocks(x, y)
+    best = sparse_candidates(x, y, NAMES, credited=whole.credited)[0]
     assert to_text(best, 3) == "3 * speed"
-    centred = within(y, group)
-    assert [centred[group == g].mean() for g in range(10)] == pytest.approx([0.0] * 10, abs=1e-9)
-    assert centred.std() == pytest.approx(3 * x[:, 1].std(), rel=0.02)
+    start = parse("2.5 * speed + 7 * distance", NAMES)
+    again = without_constant(refitted(start, x, y, NAMES, credited=whole.credited))
+    assert float(to_text(again, 3).split(" * speed")[0].split()[-1]) == pytest.approx(3.0)
 
 
 def test_a_constant_input_is_no_term():
