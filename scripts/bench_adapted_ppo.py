@@ -67,7 +67,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "steps_per_task": arguments.steps,
         "episodes_of_first_batch": FIRST_BATCH,
         "seed": arguments.seed,
-        "metric": "return by the environment's own reward, IQM over tasks with 95 % interval, paired where less another",
+        "metric": "return by the own reward, IQM over tasks with 95 % interval, paired where less another",
         "returns": {name: numbers(bootstrap(of, rng())) for name, of in scores.items()},
         "adapted_minus": {
             name: numbers(bootstrap_difference(scores["adapted"], scores[name], rng(), same_runs=True))
