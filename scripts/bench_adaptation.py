@@ -7,6 +7,7 @@ and one factor on the step sizes of learned ones, are tuned on training tasks fo
 `metarl explain` found a formula for every run that adapts, the formulas are judged too.
 
     python scripts/bench_adaptation.py --seeds 0 1 2 3
+    python scripts/bench_adaptation.py --seeds 0 1 --only "learned reward" --columns "unseen dynamics" --out some.json
 """
 
 from __future__ import annotations
@@ -93,6 +94,8 @@ Curves = dict[str, NDArray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--only", nargs="+", choices=(*HAND, *LEARNED), default=(*HAND, *LEARNED), metavar="NAME")
+    parser.add_argument("--columns", nargs="+", choices=tuple(SPLITS), default=tuple(SPLITS), metavar="COLUMN")
     parser.add_argument("--num-tasks", type=int, default=64, help="of each split")
     parser.add_argument("--runs", type=Path, default=Path("runs/either"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_adaptation.json")
@@ -107,9 +110,10 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Train or take what is there, tune, judge, compare, draw."""
     start, num_tasks = preset("learned-loss", ENV), arguments.num_tasks
+    columns = {column: tasks_of(column, num_tasks) for column in arguments.columns}
     curves: dict[str, Curves] = {}
     tuned: dict[str, Any] = {}
-    for name, contender in HAND.items():
+    for name, contender in wanted(HAND, arguments.only).items():
         config = replace(start, **contender.settings)
         grid = [replace(config, inner_lr=size, inner_lambda=decay) for decay in LAMBDAS for size in STEP_SIZES]
         best = tune([[LearnedLossLearner(contender.spec, tried, 0)] for tried in grid], num_tasks)
@@ -119,10 +123,10 @@ def measure(arguments: argparse.Namespace) -> None:
         learners = {
             k: [LearnedLossLearner(contender.spec, grid[i], seed) for seed in arguments.seeds] for k, i in best.items()
         }
-        curves[name] = judge(learners, num_tasks)
+        curves[name] = judge(learners, columns)
         print(name, tuned[name], flush=True)
     runs: dict[str, list[LoadedRun]] = {}
-    for name, contender in LEARNED.items():
+    for name, contender in wanted(LEARNED, arguments.only).items():
         config = replace(start, **contender.settings)
         runs[name] = [
             trained(
@@ -132,15 +136,15 @@ def measure(arguments: argparse.Namespace) -> None:
             for seed in arguments.seeds
         ]
         learners, tuned[name] = tune_factor([run.learner for run in runs[name]], num_tasks)
-        curves[name] = judge(learners, num_tasks)
+        curves[name] = judge(learners, columns)
         if name == ADAPTS:
-            curves[OFF] = judge(off(learners), num_tasks)
+            curves[OFF] = judge(off(learners), columns)
         print(name, tuned[name], flush=True)
-    formulas = formulas_of(runs[ADAPTS])
+    formulas = formulas_of(runs.get(ADAPTS, []))
     if formulas:
         taught = [with_formula(run.learner, formula) for run, formula in zip(runs[ADAPTS], formulas, strict=True)]
         learners, tuned[FORMULA] = tune_factor(taught, num_tasks)
-        curves[FORMULA], curves[FORMULA_OFF] = judge(learners, num_tasks), judge(off(learners), num_tasks)
+        curves[FORMULA], curves[FORMULA_OFF] = judge(learners, columns), judge(off(learners), columns)
         print(FORMULA, tuned[FORMULA], flush=True)
     result = {
         "env": ENV,
@@ -155,13 +159,14 @@ def measure(arguments: argparse.Namespace) -> None:
         f"{ADAPTS}_minus": {
             other: {c: differences(v, curves[other][c], other not in HAND) for c, v in curves[ADAPTS].items()}
             for other in curves
-            if other != ADAPTS
+            if ADAPTS in curves and other != ADAPTS
         },
         "within_5_cm": {name: {c: within(v) for c, v in of_name.items()} for name, of_name in curves.items()},
         "curves": {name: {c: v.mean((0, 1)).tolist() for c, v in of_name.items()} for name, of_name in curves.items()},
     }
     save(arguments.out, result)
-    draw(arguments.out.with_suffix(".png"), curves)
+    if len(columns) == len(SPLITS):
+        draw(arguments.out.with_suffix(".png"), curves)
     rows = [
         [
             name,
@@ -169,7 +174,11 @@ def measure(arguments: argparse.Namespace) -> None:
         ]
         for name, of_name in curves.items()
     ]
-    show("IQM of the final distance (cm) after 3 / 10 updates", ["loss", *SPLITS], rows)
+    show("IQM of the final distance (cm) after 3 / 10 updates", ["loss", *columns], rows)
+
+
+def wanted(contenders: Mapping[str, Contender], names: Sequence[str]) -> dict[str, Contender]:
+    return {name: contender for name, contender in contenders.items() if name in names}
 
 
 def formulas_of(runs: Sequence[LoadedRun]) -> list[Formula]:
@@ -212,11 +221,11 @@ def tasks_of(column: str, num_tasks: int) -> Tensor:
     return drawn[drawn[:, 0] == ROBOTS[column]][:num_tasks]
 
 
-def judge(by_updates: Mapping[int, Sequence[LearnedLossLearner]], num_tasks: int) -> Curves:
+def judge(by_updates: Mapping[int, Sequence[LearnedLossLearner]], columns: Mapping[str, Tensor]) -> Curves:
     """Final distances on every column, after each number of updates with the learners that were tuned for it."""
     found = {}
-    for column in SPLITS:
-        tasks, last = tasks_of(column, num_tasks), max(by_updates)
+    for column, tasks in columns.items():
+        last = max(by_updates)
         curve = distances(by_updates[last], tasks, last)
         for k in by_updates.keys() - {last}:
             curve[:, :, k] = distances(by_updates[k], tasks, k)[:, :, k]
