@@ -6,7 +6,8 @@ accepted if the return that its policies gain is at least 95 % of what the netwo
 
 The target is the head at the typical task: the mean of its parameters over tasks. If policies gain less than 95 % with
 that, the loss has to adapt to its task, and so has its formula: then the target is the head as it is on each task, and
-one number of the task is found in closed form first (`metarl.distil_task`) and given to formulas as `task`.
+one number of the task is found in closed form first (`metarl.distil_task`) and given to formulas as `task`. Where none
+is found the target stays the typical one.
 Formulas take over the network's step sizes, up to one factor for each formula; the network gets its best factor too, so
 that no formula wins by that. Formulas are fitted to what the network credits a step with, which sums up later rewards:
 what lasts counts for more in it than what comes and goes. A constant that is added to the head moves no advantage
@@ -100,7 +101,7 @@ class Distillation:
         num_validation_tasks: B of the test.
         used_symbolic_regression: whether Operon was there.
         typical_share: of the network's gain that is kept by the network at the typical task, without adaptation.
-        task: how formulas adapt; None where they need not.
+        task: how formulas adapt; None where they need not, or nothing was found that tells how.
     """
 
     loss: str
@@ -138,8 +139,7 @@ def distil(
         made_by: what the formula file shall say about its origin.
 
     Raises:
-        ConfigError: the loss is not a network, or policies gain nothing with it, or it has to adapt and no formula
-            says how.
+        ConfigError: the loss is not a network, or policies gain nothing with it.
     """
     credit = learned_credit(learner)
     if not isinstance(credit.head, Head):

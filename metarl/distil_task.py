@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.errors import ConfigError
 from metarl.lives import LearnedCredit, Lives, head_inputs
 from metarl.losses.expression import Apply, Input, Node, Number, to_text
 from metarl.losses.formula import Adaptation
@@ -51,11 +50,10 @@ class TaskNumber:
     r_squared: float
 
 
-def task_number(credit: LearnedCredit, lives: Lives) -> TaskNumber:
+def task_number(credit: LearnedCredit, lives: Lives) -> TaskNumber | None:
     """Fit the number on the first half of the tasks.
 
-    Raises:
-        ConfigError: nothing that the feedback goes along with tells what the loss makes of a task.
+    None where nothing that the feedback goes along with tells what the loss makes of the others.
     """
     component, share = _first_component(credit, lives)
     num_updates, num_tasks = component.shape
@@ -64,6 +62,8 @@ def task_number(credit: LearnedCredit, lives: Lives) -> TaskNumber:
     is_held_out = np.tile(np.arange(num_tasks) >= num_tasks // 2, num_updates)
     w, y = worth.flatten(0, 1).double().cpu().numpy(), component.flatten().double().cpu().numpy()
     weights, score = _few_inputs(w, y, is_held_out)
+    if not score > 0:
+        return None
     tree = _tanh_of_sum(weights, worth_names(tuple(credit.signals)))
     number = torch.from_numpy(np.tanh(w @ weights)).view(num_updates, num_tasks)
     pace, log_step_size = _line(number[-1], lives.log_step_size.double().cpu().flatten(1))
@@ -109,8 +109,7 @@ def _few_inputs(w: NDArray, y: NDArray, is_held_out: NDArray) -> tuple[NDArray, 
             break
         kept.append(new)
         best = fits[new]
-    if best is None or not best[2] > 0:
-        raise ConfigError("this loss adapts to something that a model of the feedback does not tell.")
+    assert best is not None
     weights = np.zeros(w.shape[1])
     weights[kept] = best[0]
     weights *= np.sign(weights[np.abs(weights).argmax()])  # the sign of a component says nothing

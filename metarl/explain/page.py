@@ -177,16 +177,18 @@ def formulas_sentence(found: Distillation) -> str:
 
 def _task_sentence(found: Distillation) -> str:
     """How formulas adapt."""
-    if found.task is None:
+    if found.task is None and found.typical_share >= ACCEPTED_SHARE:
         return ""
+    same = f" The network that is the same for all tasks keeps {100 * found.typical_share:.0f} % of the gain"
+    if found.task is None:
+        return f"{same}, but what it adapts to is nothing that a model of the feedback tells: these formulas do not."
     task = found.task
     moved = [f"the logarithm of step sizes by {task.adaptation.step_sizes:g}"]
     if task.decay_logit is not None:
         moved.append(f"the logit of the decay of credit by {task.adaptation.decay:g}")
     return (
-        f" The network that is the same for all tasks keeps {100 * found.typical_share:.0f} % of the gain, so formulas "
-        f"adapt too. They do so by one number, task, of what the feedback of the task's episodes goes along with "
-        f"(worth): the direction that makes up {100 * task.share:.0f} % of how the loss differs between tasks, with an "
+        f"{same}, so formulas adapt too. They do so by one number, task, of what the feedback of the task's episodes "
+        f"goes along with (worth): the direction that makes up {100 * task.share:.0f} % of how the loss differs between tasks, with an "
         f"R² of {task.r_squared:.2f} on tasks that it was not fitted to. It moves {_listed(moved)}."
     )
 
