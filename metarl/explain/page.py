@@ -188,8 +188,8 @@ def _task_sentence(found: Distillation) -> str:
         moved.append(f"the logit of the decay of credit by {task.adaptation.decay:g}")
     return (
         f"{same}, so formulas adapt too. They do so by one number, task, of what the feedback of the task's episodes "
-        f"goes along with (worth): the direction that makes up {100 * task.share:.0f} % of how the loss differs between tasks, with an "
-        f"R² of {task.r_squared:.2f} on tasks that it was not fitted to. It moves {_listed(moved)}."
+        f"goes along with (worth): the direction that makes up {100 * task.share:.0f} % of how losses differ between "
+        f"tasks, with an R² of {task.r_squared:.2f} on tasks that it was not fitted to. It moves {_listed(moved)}."
     )
 
 
