@@ -48,7 +48,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "cnp": {"targets": "numbers"},
 }
 STEPS = (0, 1, 5, 10)
-META_BATCH_SIZE, LR = 25, 1e-3
+META_BATCH_SIZE = 25
 NUM_TASKS, NUM_QUERIES = 600, 100
 PUBLISHED = {
     "source": "Finn et al. 2017, appendix: 5 points, after 1, 5 and 10 steps",
@@ -64,16 +64,18 @@ class Training:
     Attributes:
         shots: points of a support, and as many queries.
         iterations: updates of 25 tasks.
-        lr_schedule: Adam's step size is "constant", or falls to zero along half a "cosine".
+        lr: Adam's step size at the start.
+        lr_schedule: it is "constant", or falls to zero along half a "cosine".
     """
 
     shots: int
     iterations: int
-    lr_schedule: str
+    lr: float = 1e-3
+    lr_schedule: str = "constant"
 
-    def lr(self, progress: float) -> float:
+    def lr_at(self, progress: float) -> float:
         """Adam's step size after this share of the training."""
-        return LR * (0.5 * (1 + math.cos(math.pi * progress)) if self.lr_schedule == "cosine" else 1.0)
+        return self.lr * (0.5 * (1 + math.cos(math.pi * progress)) if self.lr_schedule == "cosine" else 1.0)
 
 
 def main() -> None:
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--shots", nargs="+", type=int, default=[5], help="points of a support")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--iterations", type=int, default=70_000, help="updates, of 25 tasks each")
+    parser.add_argument("--lr", type=float, default=1e-3, help="step size of Adam at the start; published: 0.001")
     parser.add_argument("--lr-schedule", choices=("constant", "cosine"), default="constant", help="published: constant")
     parser.add_argument("--inner-lr", type=float, default=0.01)
     parser.add_argument("--split", choices=("test", "validation"), default="test", help="sines that are judged")
@@ -93,7 +96,7 @@ def main() -> None:
         arguments.iterations, arguments.out = 50, Path("runs/quick/fewshot-sinusoid.json")
     runs = previous(arguments.out)
     for shots in arguments.shots:
-        training = Training(shots, arguments.iterations, arguments.lr_schedule)
+        training = Training(shots, arguments.iterations, arguments.lr, arguments.lr_schedule)
         for name in arguments.learners:
             for found in train_and_judge(name, training, arguments.seeds, arguments.inner_lr, arguments.split):
                 found = {**found, **where_and_when()}
@@ -103,7 +106,7 @@ def main() -> None:
     for r in sorted(runs, key=key):
         found = [interval(mean, half) for mean, half in zip(r["mse"], r["ci95"], strict=True)]
         found = ["-"] * (len(STEPS) - len(found)) + found
-        trained = (f"{r['iterations'] / 1000:g} k", r["lr_schedule"])
+        trained = (f"{r['iterations'] / 1000:g} k", f"{r['lr']:g} {r['lr_schedule']}")
         rows.append((r["learner"], str(r["shots"]), *trained, str(r["seed"]), *found))
     columns = ("learner", "points", "updates", "step size", "seed", *(f"{step} steps" for step in STEPS))
     show(f"mean squared error on {NUM_TASKS} unseen sines", columns, rows)
@@ -116,7 +119,7 @@ def previous(path: Path) -> list[dict[str, Any]]:
 
 def key(run: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a run is replaced by another one for."""
-    return tuple(run[name] for name in ("shots", "learner", "lr_schedule", "iterations", "seed"))
+    return tuple(run[name] for name in ("shots", "learner", "lr", "lr_schedule", "iterations", "seed"))
 
 
 def where_and_when() -> dict[str, Any]:
@@ -144,6 +147,7 @@ def train_and_judge(
         "learner": name,
         "shots": training.shots,
         "iterations": training.iterations,
+        "lr": training.lr,
         "lr_schedule": training.lr_schedule,
         "settings": changes,
         "split": split,
@@ -166,7 +170,7 @@ def train(learner: Any, training: Training, seed: int) -> None:
             learner.update(episode, noise)
             continue
         loss, _ = learner.loss(episode, noise)
-        _step(optimizer, loss, training.lr(progress))
+        _step(optimizer, loss, training.lr_at(progress))
 
 
 def train_side_by_side(learners: Sequence[GradientLearner], training: Training, seeds: Sequence[int]) -> None:
@@ -190,7 +194,7 @@ def train_side_by_side(learners: Sequence[GradientLearner], training: Training, 
         if isinstance(first, FollowsProgress):
             first.set_progress(progress)
         tasks = tree_map(lambda *of_seeds: torch.stack(of_seeds), *[draw(*source) for source in sources])
-        _step(optimizer, losses(stacked, tasks).mean(1).sum(), training.lr(progress))  # (S, B) -> (S,) -> ()
+        _step(optimizer, losses(stacked, tasks).mean(1).sum(), training.lr_at(progress))  # (S, B) -> (S,) -> ()
     with torch.no_grad():
         for i, own in enumerate(parameters):
             for name, parameter in own.items():

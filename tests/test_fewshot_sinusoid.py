@@ -17,7 +17,7 @@ def test_seeds_that_are_trained_side_by_side_end_where_each_of_them_ends_alone(m
     monkeypatch.syspath_prepend(SCRIPTS)
     import fewshot_sinusoid as script
 
-    training = script.Training(shots=5, iterations=4, lr_schedule="cosine")
+    training = script.Training(shots=5, iterations=4, lr=2e-3, lr_schedule="cosine")
     settings = replace(default_settings(name), hidden_dim=8, norm="none", inner_lr=0.01)
 
     def learners():
@@ -38,6 +38,6 @@ def test_the_step_size_is_published_or_falls_to_zero(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     import fewshot_sinusoid as script
 
-    cosine = script.Training(5, 100, "cosine")
-    assert [script.Training(5, 100, "constant").lr(p) for p in (0.0, 0.9)] == [1e-3, 1e-3]
-    assert [cosine.lr(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1e-3, 5e-4, 0.0])
+    cosine = script.Training(5, 100, 1e-3, "cosine")
+    assert [script.Training(5, 100).lr_at(p) for p in (0.0, 0.9)] == [1e-3, 1e-3]
+    assert [cosine.lr_at(p) for p in (0.0, 0.5, 1.0)] == pytest.approx([1e-3, 5e-4, 0.0])
