@@ -22,7 +22,7 @@ START of the hinge  0                                 0.9 rad
 PLACE of the handle x .58, y 0 m at the start         x .45, y 0 m at the start
 SUCCESS, held 1 s   within 0.08 rad of the angle that is asked for
 BAND of the reward  0.2 rad
-MOVED is paid for   up to 0.1 rad                     -
+ONSET of the reward up to 0.1 rad                     -
 END                 after 150 control steps (3 s), never earlier
 
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
