@@ -183,7 +183,7 @@ def _score(geom_id: int, task: Arrays, data: Arrays, state: Arrays, action: Tens
     error = joint_error(task, _position(task, data)[:, 0])
     rewards = [
         near[:, 0],
-        push.reward_of(tcp, data["geom_xpos"][:, geom_id], apart[:, 1, :2], distance[:, 1]),
+        push.reward_of(tcp, data["geom_xpos"][:, geom_id], apart[:, 1, :2], task["goal_distance"]),
         0.2 * near[:, 2] + grasped * (0.2 + 0.6 * lifted),
         reward_of(task, distance[:, 3], error, _position(task, data)[:, 0]),
     ]

@@ -15,10 +15,10 @@ common to the tasks moves the box, and a memory did not find out how to look for
 ACTION, START, HORIZON as in `arm_env`; OBSERVATION as in `layout` without fixture, `goal`: goal minus box with
     `goal="seen"`, zeros with `goal="hidden"` (the default). The box is 10 x 10 x 6 cm and starts up to 1 cm and 0.1 rad
     from its place.
-REWARD   0.25 ready + 0.75 (1 - tanh(5 d)); in [0, 1]. d: distance (m) of the box and the goal, in the plane; ready:
-         1 where d <= 5 cm, else 1 - tanh(5 r), r: distance (m) of tcp and the place to push from, 7.5 cm from the
-         middle of the box, on the side away from the goal; all after the step. Paid for being at the box, a hand that
-         comes from above rests on it, from where it cannot push
+REWARD   0.25 ready + 0.75 closeness, in [0, 1], after the step. closeness: 1 - d / goal_distance, at least 0; d: distance
+         (m) of the box and the goal, in the plane. ready: 1 where d <= 5 cm, else 1 - tanh(5 r), r: distance (m) of tcp
+         and the place to push from, 7.5 cm from the middle of the box, on the side away from the goal. Paid for being at
+         the box, a hand that comes from above rests on it, from where it cannot push
 END      after 150 control steps (3 s), never earlier
 SUCCESS  d <= 5 cm for 10 control steps (0.2 s) in a row
 SIGNALS  log_distance        log(1 + d / 0.1 m)
@@ -56,7 +56,7 @@ from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
 SUCCESS_M = 0.05
-READY_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
+READY_SHARE, READY_SCALE = 0.25, 5.0  # 1; 1/m
 BEHIND_M = 0.075
 """Middle of the box to the place to push from: half the box and half the hand are 7 to 9 cm."""
 HALF_SIZE_M = (0.05, 0.05, 0.03)
@@ -95,9 +95,9 @@ def make_spec(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden"
         return block.parts(data, body_id, task["goal"] - block.position(data) if goal_seen else None)
 
     def score(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> Score:
-        left, distance = _to_goal(task, data), _distance(task, data)
-        reward = reward_of(data["site_xpos"][:, arm7.TCP], data["geom_xpos"][:, geom_id], left, distance)
-        held = (state["held"] + 1.0) * (distance <= SUCCESS_M)
+        tcp, middle = data["site_xpos"][:, arm7.TCP], data["geom_xpos"][:, geom_id]
+        reward = reward_of(tcp, middle, _to_goal(task, data), task["goal_distance"])
+        held = (state["held"] + 1.0) * (_distance(task, data) <= SUCCESS_M)
         return Score(reward, held >= HOLD_STEPS, {"held": held})
 
     def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -139,22 +139,24 @@ def make_spec(horizon: int = HORIZON, action: str = "hand", goal: str = "hidden"
     )
 
 
-def reward_of(tcp: Tensor, middle: Tensor, left: Tensor, distance: Tensor) -> Tensor:
+def reward_of(tcp: Tensor, middle: Tensor, left: Tensor, start: Tensor) -> Tensor:
     """The reward of the module.
 
     Args:
         tcp, middle: of the hand and the box, (N, 3) m.
         left: from the box to the goal in the plane, (N, 2) m.
-        distance: length of `left`, (N,) m.
+        start: distance of the goal from where the box starts, (N,) m.
 
     Returns:
         (N,) in [0, 1].
     """
+    distance = torch.linalg.vector_norm(left, dim=1)
     ahead = left / distance.unsqueeze(1).clamp(min=1e-6)
     off = torch.cat([middle[:, :2] - BEHIND_M * ahead, middle[:, 2:]], 1) - tcp
-    near = 1.0 - torch.tanh(DISTANCE_SCALE * torch.stack([torch.linalg.vector_norm(off, dim=1), distance], 1))
-    ready = torch.where(distance <= SUCCESS_M, 1.0, near[:, 0])
-    return READY_SHARE * ready + (1.0 - READY_SHARE) * near[:, 1]
+    near = 1.0 - torch.tanh(READY_SCALE * torch.linalg.vector_norm(off, dim=1))
+    ready = torch.where(distance <= SUCCESS_M, 1.0, near)
+    closeness = (1.0 - distance / start).clamp(min=0.0)
+    return READY_SHARE * ready + (1.0 - READY_SHARE) * closeness
 
 
 def _build() -> mujoco.MjSpec:
