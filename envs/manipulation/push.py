@@ -15,10 +15,10 @@ common to the tasks moves the box, and a memory did not find out how to look for
 ACTION, START, HORIZON as in `arm_env`; OBSERVATION as in `layout` without fixture, `goal`: goal minus box with
     `goal="seen"`, zeros with `goal="hidden"` (the default). The box is 10 x 10 x 6 cm and starts up to 1 cm and 0.1 rad
     from its place.
-REWARD   0.25 ready + 0.75 closeness, in [0, 1], after the step. closeness: 1 - d / goal_distance, at least 0; d: distance
-         (m) of the box and the goal, in the plane. ready: 1 where d <= 5 cm, else 1 - tanh(5 r), r: distance (m) of tcp
-         and the place to push from, 7.5 cm from the middle of the box, on the side away from the goal. Paid for being at
-         the box, a hand that comes from above rests on it, from where it cannot push
+REWARD   0.25 ready + 0.75 closeness, in [0, 1], after the step. closeness: 1 - d / goal_distance, at least 0, d:
+         distance (m) of the box and the goal in the plane. ready: 1 where d <= 5 cm, else 1 - tanh(5 r), r: distance
+         (m) of tcp and the place to push from, 7.5 cm from the middle of the box on the side away from the goal. Paid for
+         being at the box, a hand that comes from above rests on it, from where it cannot push
 END      after 150 control steps (3 s), never earlier
 SUCCESS  d <= 5 cm for 10 control steps (0.2 s) in a row
 SIGNALS  log_distance        log(1 + d / 0.1 m)
