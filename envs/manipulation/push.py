@@ -17,8 +17,8 @@ ACTION, START, HORIZON as in `arm_env`; OBSERVATION as in `layout` without fixtu
     from its place.
 REWARD   0.25 ready + 0.75 closeness, in [0, 1], after the step. closeness: 1 - d / goal_distance, at least 0, d:
          distance (m) of the box and the goal in the plane. ready: 1 where d <= 5 cm, else 1 - tanh(5 r), r: distance
-         (m) of tcp and the place to push from, 7.5 cm from the middle of the box on the side away from the goal. Paid for
-         being at the box, a hand that comes from above rests on it, from where it cannot push
+         (m) of tcp and the place to push from, 7.5 cm from the middle of the box on the side away from the goal. A hand
+         that is paid for being at the box comes from above and rests on it, from where it cannot push
 END      after 150 control steps (3 s), never earlier
 SUCCESS  d <= 5 cm for 10 control steps (0.2 s) in a row
 SIGNALS  log_distance        log(1 + d / 0.1 m)
