@@ -4,10 +4,14 @@ The network's head is sampled on the experience of fresh policies, formulas are 
 front of simplicity against fidelity trains fresh policies on validation tasks. Fidelity does not decide: a formula is
 accepted if the return that its policies gain is at least 95 % of what the network's gain.
 
-The target is the head at the typical task: the mean of its parameters over tasks. A formula does not adapt to the task.
+The target is the head at the typical task: the mean of its parameters over tasks. If policies gain less than 95 % with
+that, the loss has to adapt to its task, and so has its formula: then the target is the head as it is on each task, and
+one number of the task is found in closed form first (`metarl.distil_task`) and given to formulas as `task`. Where none
+is found the target stays the typical one.
 Formulas take over the network's step sizes, up to one factor for each formula; the network gets its best factor too, so
-that no formula wins by that. A constant that is added to the head moves no advantage unless episodes truly end: then
-formulas have one, else their R^2 is that up to a constant.
+that no formula wins by that. Formulas are fitted to what the network credits a step with, which sums up later rewards:
+what lasts counts for more in it than what comes and goes. A constant that is added to the head moves no advantage
+unless episodes truly end: then formulas have one, and are fitted to the head as it is.
 """
 
 from __future__ import annotations
@@ -22,13 +26,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.distil_rows import Rows, sample_rows
+from metarl.distil_task import TaskNumber, task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossLearner
-from metarl.lives import LearnedCredit, Lives, head_inputs, learned_credit, live, name_of, typical
+from metarl.lives import LearnedCredit, Lives, learned_credit, live, name_of, typical
 from metarl.losses.adaptive import STEP_SIZE
 from metarl.losses.expression import Node, Number, complexity, rounded, to_text
 from metarl.losses.formula import PREFIX, Formula, FormulaHead
-from metarl.losses.head import LARGEST_INPUT, Head
+from metarl.losses.formula_encoding import TASK
+from metarl.losses.head import Head
 from metarl.losses.learned_advantage import LearnedAdvantage
 from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support
@@ -48,8 +55,8 @@ from metarl.worlds import Spec, make_worlds
 
 ACCEPTED_SHARE = 0.95
 STEP_SCALES = (0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
-_MAX_ROWS, _MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 20_000, 3_000, 10, 4
-_SATURATED = 0.999
+_MORE = 4
+_MAX_SEARCH_ROWS, _MAX_TESTED, _DIGITS = 3_000, 10, 4
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class Candidate:
         expression: the formula.
         source: "sparse regression", "symbolic regression", or "nothing learned" for the formula 0.
         complexity: its nodes.
-        r_squared: of the bounded head, on tasks that it was not fitted to; up to a constant where that has no effect.
+        r_squared: of what the bounded head credits steps with, on tasks that it was not fitted to.
         advantage_correlation: of the advantages that it gives with those of the network, as it is on each task.
         step_scale: factor on the network's step sizes, chosen on training tasks.
         final_return: mean of fresh policies after the last inner update, on validation tasks.
@@ -93,6 +100,8 @@ class Distillation:
         network_step_scale: factor on the network's step sizes, chosen as for the formulas.
         num_validation_tasks: B of the test.
         used_symbolic_regression: whether Operon was there.
+        typical_share: of the network's gain that is kept by the network at the typical task, without adaptation.
+        task: how formulas adapt; None where they need not, or nothing was found that tells how.
     """
 
     loss: str
@@ -103,6 +112,8 @@ class Distillation:
     network_step_scale: float
     num_validation_tasks: int
     used_symbolic_regression: bool
+    typical_share: float = 1.0
+    task: TaskNumber | None = None
 
 
 def distil(
@@ -121,7 +132,7 @@ def distil(
         learner: with a learned reward, potential or advantage.
         spec: its environment.
         num_tasks: training tasks to sample the network on, and to choose step scales on; half of them are held out
-            from the fit.
+            from the fit. Where the loss has to adapt, it is sampled on four times as many.
         num_validation_tasks: tasks that decide.
         step_scales: factors on the network's step sizes to choose from, for each formula.
         seed: of everything random.
@@ -139,24 +150,25 @@ def distil(
         raise ConfigError(f"distillation needs at least two training tasks, got {num_tasks}.")
     tasks = spec.tasks.sample_train(num_tasks, make_generator(seed, "distil"))
     lives = live(learner, spec, tasks.to(learner.device), seed)
-    head, loss = credit.head, typical(lives.loss)
-    x, raw, is_held_out = _samples(credit, head, loss, lives, seed)
-    names = credit.input_names
-    has_constant = not isinstance(credit, LearnedAdvantage) and any(bool(s.ended.any()) for s in lives.supports)
-    found = _candidates(x[~is_held_out], raw[~is_held_out], names, seed, has_constant)
-    bounded = head.bound * np.tanh(raw / head.bound)
+    test = _Test(learner, spec, lives, num_validation_tasks, sorted({1.0, *step_scales}), seed)
+    typical_share = test.typical_share()
+    if typical_share < ACCEPTED_SHARE:  # how tasks differ takes more of them to see
+        tasks = spec.tasks.sample_train(_MORE * num_tasks, make_generator(seed, "distil"))
+        lives = live(learner, spec, tasks.to(learner.device), seed)
+        test.task = task_number(credit, lives)
+    rows = sample_rows(credit, lives, test.task, learner.horizon, seed)
+    found = _candidates(rows.where(~rows.is_held_out), seed, _has_constant(credit, lives))
+    held_out, bound = rows.where(rows.is_held_out), credit.head.bound
 
     def fidelity(node: Node) -> float:
-        value = head.bound * np.tanh(values_of(node, x[is_held_out], names) / head.bound)
-        gap = 0.0 if has_constant else float(np.mean(bounded[is_held_out] - value))
-        return r_squared(value + gap, bounded[is_held_out])
+        value = values_of(node, held_out.x, held_out.names)
+        ours, network = (held_out.credited(bound * np.tanh(raw / bound)) for raw in (value, held_out.y))
+        return r_squared(ours, network)
 
     nothing = Number(0.0)  # what the feedback does alone
     front = [(nothing, fidelity(nothing)), *_thinned(pareto_front(list(found), fidelity))]
-    scales = sorted({1.0, *step_scales})
-    test = _Test(learner, spec, lives, num_validation_tasks, scales, seed)
     candidates = [
-        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives))
+        test.of(node, found.get(node, "nothing learned"), score, advantage_correlation(credit, node, lives, test.task))
         for node, score in front
     ]
     chosen = next((one for one in candidates if one.is_accepted), None)
@@ -169,12 +181,15 @@ def distil(
         network_step_scale=test.network_scale,
         num_validation_tasks=num_validation_tasks,
         used_symbolic_regression=has_symbolic_regression(),
+        typical_share=typical_share,
+        task=test.task,
     )
 
 
-def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives) -> float:
+def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives, task: TaskNumber | None = None) -> float:
     """Correlation of the standardised advantages of a formula and of the network, over all tasks and inner updates."""
-    ours = replace(credit, head=FormulaHead(node, credit.input_names, credit.head.bound))  # its decay is the network's
+    # Its decay is the network's.
+    ours = replace(credit, head=FormulaHead(node, credit.input_names, credit.head.bound, task is not None))
     shares = []
     for k, support in enumerate(lives.supports[:-1]):
         step = torch.tensor(k, device=support.weight.device)
@@ -183,7 +198,8 @@ def advantage_correlation(credit: LearnedCredit, node: Node, lives: Lives) -> fl
             experience = Support(*fields)
             return credit.advantage(loss, experience, step), ours.advantage(loss, experience, step)
 
-        network, formula = torch.func.vmap(pair)(dict(lives.loss), *support)
+        losses = lives.losses[k] | ({} if task is None else {TASK: task.values[k].unsqueeze(1)})
+        network, formula = torch.func.vmap(pair)(losses, *support)
         spread = (support.weight * formula.square()).sum(1) * (support.weight * network.square()).sum(1)
         shares.append((support.weight * network * formula).sum(1) * spread.clamp(min=1e-12).rsqrt())
     return float(torch.stack(shares).mean())
@@ -201,13 +217,14 @@ class _Test:
         scales: Sequence[float],
         seed: int,
     ):
+        self.task: TaskNumber | None = None
         self._learner, self._spec, self._scales, self._seed = learner, spec, scales, seed
-        self._step_sizes = lives.log_step_size.mean(0)  # (K, 3)
+        self._log_step_size = lives.log_step_size.mean(0)  # (K, 3)
         self._loss = typical(lives.loss)
         self._train_tasks = lives.tasks
         self._tasks = spec.tasks.split("validation", num_tasks, seed).to(learner.device)
-        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, spec, scale))
-        returns = self._returns(with_step_scale(learner, spec, self.network_scale), self._tasks)
+        self.network_scale = self._best_scale(lambda scale: with_step_scale(learner, scale))
+        returns = self._returns(with_step_scale(learner, self.network_scale), self._tasks)
         self.start, self.network = returns[:, 0], returns[:, -1]
         gain = float((self.network - self.start).mean())
         if not gain > 0:
@@ -215,6 +232,14 @@ class _Test:
                 f"policies gain nothing with this loss on validation tasks ({gain:.3g} from {self.start.mean():.3g}): "
                 "there is no behaviour that a formula could keep. Train it longer."
             )
+
+    def typical_share(self) -> float:
+        """The share of the network's gain that it keeps if it is the same for all tasks."""
+        if self._learner.loss.encoding is None:
+            return 1.0
+        same_for_all = without_adaptation(self._learner)
+        scale = self._best_scale(lambda scale: with_step_scale(same_for_all, scale))
+        return self._share(self._returns(with_step_scale(same_for_all, scale), self._tasks)[:, -1])[0]
 
     def of(self, node: Node, source: str, score: float, correlation: float) -> Candidate:
         """Test a formula."""
@@ -243,8 +268,11 @@ class _Test:
     def _formula(self, text: str, scale: float, made_by: dict[str, Any]) -> Formula:
         credit = learned_credit(self._learner)
         discount, gae_lambda = self._learner.config.discount, self._learner.config.inner_lambda
+        log_step_size = self._log_step_size if self.task is None else self.task.log_step_size
         if isinstance(credit, LearnedReward):
             decay = float(credit.decay(self._loss))
+            if self.task is not None and self.task.decay_logit is not None:
+                decay = 1 / (1 + math.exp(-self.task.decay_logit))
             # A learned decay may be slower than the discount.
             discount, gae_lambda = (discount, decay / discount) if decay < discount else (decay, 1.0)
         return Formula(
@@ -254,12 +282,13 @@ class _Test:
             bound=credit.head.bound,
             discount=discount,
             gae_lambda=gae_lambda,
-            step_sizes=tuple(tuple(row) for row in (self._step_sizes.exp() * scale).tolist()),
+            step_sizes=tuple(tuple(row) for row in (log_step_size.exp() * scale).tolist()),
             made_by=made_by,
+            adaptation=None if self.task is None else self.task.adaptation,
         )
 
     def _with(self, text: str, scale: float) -> LearnedLossLearner:
-        return with_formula(self._learner, self._spec, self._formula(text, scale, {}))
+        return with_formula(self._learner, self._formula(text, scale, {}))
 
     def _best_scale(self, of_scale: Callable[[float], LearnedLossLearner]) -> float:
         """The factor on step sizes with the best final return on training tasks."""
@@ -285,61 +314,65 @@ class _Test:
         return float(gain.mean() / network_gain.mean()), (float(low), float(high))
 
 
-def with_formula(learner: LearnedLossLearner, spec: Spec, formula: Formula) -> LearnedLossLearner:
+def with_formula(learner: LearnedLossLearner, formula: Formula) -> LearnedLossLearner:
     """A learner whose policies are like those of another one, and learn with a formula."""
     import json
 
     content = PREFIX + json.dumps(formula.to_json())
     # A formula says itself which signals it reads.
-    config = replace(learner.config, loss=content, adapts_to_task=False, signals=())
-    other = LearnedLossLearner(spec, config, 0, learner.device)
+    config = replace(learner.config, loss=content, signals=())
+    other = LearnedLossLearner(learner.spec, config, 0, learner.device)
     other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
     other.starts = learner.starts
     return other
 
 
-def with_step_scale(learner: LearnedLossLearner, spec: Spec, scale: float) -> LearnedLossLearner:
+def with_step_scale(learner: LearnedLossLearner, scale: float) -> LearnedLossLearner:
     """The same learner with all step sizes times a factor."""
-    other = LearnedLossLearner(spec, learner.config, 0, learner.device)
-    other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
-    other.starts = learner.starts
-    other.meta_parameters = {
-        name: value.detach() + (math.log(scale) if name == STEP_SIZE else 0.0)
-        for name, value in learner.meta_parameters.items()
-    }
+    other = _twin(learner)
+    other.meta_parameters[STEP_SIZE] = other.meta_parameters[STEP_SIZE] + math.log(scale)
     return other
 
 
-def _samples(
-    credit: LearnedCredit, head: Head, loss: dict[str, Tensor], lives: Lives, seed: int
-) -> tuple[NDArray, NDArray, NDArray]:
-    """Inputs (R, I), the head before its bound (R,), and which rows are of tasks held out from the fit (R,)."""
-    inputs = torch.stack([head_inputs(credit, support) for support in lives.supports[:-1]])  # (K, B, M, I)
-    counts = torch.stack([support.weight > 0 for support in lives.supports[:-1]])
-    held_out = torch.arange(inputs.shape[1], device=inputs.device) >= inputs.shape[1] // 2
-    held_out = held_out.view(1, -1, 1).expand(counts.shape)[counts]
-    rows = inputs[counts].clamp(-LARGEST_INPUT, LARGEST_INPUT)
-    chosen = torch.from_numpy(np.random.default_rng(seed).permutation(len(rows))[:_MAX_ROWS]).to(rows.device)
-    rows, held_out = rows[chosen], held_out[chosen]
-    share = (head(loss, rows).double() / head.bound).clamp(-_SATURATED, _SATURATED)
-    return rows.double().cpu().numpy(), (head.bound * torch.atanh(share)).cpu().numpy(), held_out.cpu().numpy()
+def without_adaptation(learner: LearnedLossLearner) -> LearnedLossLearner:
+    """The same learner, to which every task is the typical one."""
+    other = _twin(learner)
+    other.loss.encoding = None
+    return other
 
 
-def _candidates(x: NDArray, y: NDArray, names: Sequence[str], seed: int, has_constant: bool) -> dict[Node, str]:
+def _twin(learner: LearnedLossLearner) -> LearnedLossLearner:
+    other = LearnedLossLearner(learner.spec, learner.config, 0, learner.device)
+    other.obs_normalizer.load_state_dict(learner.obs_normalizer.state_dict())
+    other.starts = learner.starts
+    other.meta_parameters = {name: value.detach() for name, value in learner.meta_parameters.items()}
+    other.loss.encoding = learner.loss.encoding
+    return other
+
+
+def _candidates(rows: Rows, seed: int, has_constant: bool) -> dict[Node, str]:
     """Formulas and where they come from."""
+    x, y, names = rows.x, rows.y, rows.names
+    credited = None if has_constant else rows.credited
 
     def finished(node: Node) -> Node:
         whole = simplified(node) if has_constant else without_constant(node)
         return simplified(rounded(whole, _DIGITS))  # what is rounded to 1 needs no factor
 
     found: dict[Node, str] = {}
-    for node in sparse_candidates(x, y, names):
+    for node in sparse_candidates(x, y, names, credited=credited):
         found[finished(node)] = "sparse regression"
     if has_symbolic_regression():
-        few = slice(0, _MAX_SEARCH_ROWS)
-        for node in symbolic_candidates(x[few], y[few], names, seed):
-            found.setdefault(finished(refitted(node, x[few], y[few], names)), "symbolic regression")
+        groups = len(rows.decay)
+        few = rows.where(np.arange(groups) < max(1, _MAX_SEARCH_ROWS * groups // len(y)))
+        again = None if has_constant else few.credited
+        for node in symbolic_candidates(few.x, few.y, names, seed):
+            found.setdefault(finished(refitted(node, few.x, few.y, names, credited=again)), "symbolic regression")
     return found
+
+
+def _has_constant(credit: LearnedCredit, lives: Lives) -> bool:
+    return not isinstance(credit, LearnedAdvantage) and any(bool(support.ended.any()) for support in lives.supports)
 
 
 def _thinned(front: list[tuple[Node, float]]) -> list[tuple[Node, float]]:

@@ -40,6 +40,7 @@ from metarl.rl.ppo import PolicyObjective
 from metarl.run_folder import open_run, start_run
 from metarl.seeding import make_generator
 from metarl.start_policy import RANDOM
+from metarl.task_worlds import TaskLike, task_row
 from metarl.types import Rollout
 from metarl.worlds import Spec, make_worlds
 
@@ -137,7 +138,7 @@ class LearnedLoss:
         formula = read_formula(str(source))
         # Credit within the loss, which alone counts steps, is the learner's own here.
         inner = PolicyGradientLoss(formula_credit(formula, horizon=1, lambda_anneal_steps=0))
-        loss = AdaptiveLoss(inner, len(formula.step_sizes), formula.step_sizes, adapts_to_task=False)
+        loss = AdaptiveLoss(inner, len(formula.step_sizes), formula.step_sizes, formula=formula.encoding())
         meta = loss.initial_parameters(torch.Generator())
         return LearnedLoss(
             kind=formula.loss,
@@ -145,13 +146,36 @@ class LearnedLoss:
             signals=formula.read_signals,
             loss=loss,
             meta_parameters={name: value.to(device) for name, value in meta.items()},
-            parameters={},
+            parameters={name: value.to(device) for name, value in loss.of_typical_task(meta)[0].items()},
             source=formula,
         )
 
-    def of_task(self, support: Support) -> LearnedLoss:
-        """The same loss, modulated for the task that a first batch of experience was taken on (`LossOnEnv.support`)."""
-        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), [support])[0])
+    def of_task(self, *supports: Support) -> LearnedLoss:
+        """The same loss, modulated for the task that batches of experience were taken on (`LossOnEnv.support`)."""
+        return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), supports)[0])
+
+    def adapted(
+        self, spec: EnvSpec, task: TaskLike, *, split: str = "train", num_episodes: int = 16, seed: int = 0
+    ) -> LearnedLoss:
+        """The same loss, modulated for a task on which a policy with random weights plays a first batch.
+
+        Args:
+            spec: the environment.
+            task: its parameters by name, in the ranges of the split, or a row of `TaskDistribution`, (P,).
+            split: see `task`.
+            num_episodes: of the batch. What the feedback goes along with is told from so many episodes.
+            seed: of the policy and its actions.
+
+        Raises:
+            UnknownNameError, SpecError: no such task.
+            ConfigError: the environment lacks a signal that the loss reads.
+        """
+        device = next(iter(self.meta_parameters.values())).device
+        config = LearnedLossConfig(loss="feedback", meta_batch_size=1, episodes_per_task=num_episodes)
+        on_env, player = self.on(spec), LearnedLossLearner(spec, config, seed, device)
+        worlds = make_worlds(spec, num_episodes, device=device, seed=seed)
+        worlds.set_tasks(task_row(spec.tasks, task, split).unsqueeze(0).to(device))
+        return self.of_task(on_env.support(player.trial(worlds, 1, make_generator(seed, "first batch", device))))
 
     def with_discount(self, discount: float) -> LearnedLoss:
         """The same loss for a learner with another discount.

@@ -32,8 +32,8 @@ class Lives:
         supports: K + 1 batches of experience, (B, M, ...); all but the last were support of an update.
         true_advantages: K + 1 times those by the environment's own reward, (B, M).
         policies: K + 1 times the policies that gathered them, (B, ...) each.
-        loss: parameters of the loss for each task at its last update, (B, ...) each; empty where it has none.
-        log_step_size: of each task, (B, K, 3), likewise.
+        losses: K times the parameters of the loss for each task at that update, (B, ...) each; empty where it has none.
+        log_step_size: of each task at its last update, (B, K, 3).
         returns: (B, K + 1), by the environment's own reward, means over episodes.
     """
 
@@ -41,9 +41,14 @@ class Lives:
     supports: list[Support]
     true_advantages: list[Tensor]
     policies: list[Parameters]
-    loss: Mapping[str, Tensor]
+    losses: list[dict[str, Tensor]]
     log_step_size: Tensor
     returns: Tensor
+
+    @property
+    def loss(self) -> dict[str, Tensor]:
+        """Parameters of the loss for each task at its last update, (B, ...) each."""
+        return self.losses[-1]
 
 
 @torch.no_grad()
@@ -64,20 +69,27 @@ def live(learner: LearnedLossLearner, spec: Spec, tasks: Tensor, seed: int) -> L
     rollout = learner.trial(env, config.episodes_per_trial, generator, on_policies=policies.append)
     supports = [learner.support(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
     advantages = [learner.true_advantage(rollout, k, num_tasks) for k in range(rollout.num_episodes)]
-    loss, log_step_size = parameters_of_tasks(learner, supports[:-1])
+    losses, log_step_size = parameters_of_tasks(learner, supports[:-1])
     returns = rollout.episode_returns().unflatten(1, (num_tasks, -1)).mean(2).T
-    return Lives(tasks, supports, advantages, policies, loss, log_step_size, returns)
+    return Lives(tasks, supports, advantages, policies, losses, log_step_size, returns)
 
 
-def parameters_of_tasks(learner: LearnedLossLearner, supports: Sequence[Support]) -> tuple[dict[str, Tensor], Tensor]:
-    """The loss's parameters and the logarithms of step sizes for each task after batches of all, (B, ...) each."""
+def parameters_of_tasks(
+    learner: LearnedLossLearner, supports: Sequence[Support]
+) -> tuple[list[dict[str, Tensor]], Tensor]:
+    """The loss's parameters for each task after each of the batches of all, (B, ...) each, and the logarithms of step
+    sizes after the last, (B, K, 3)."""
     meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
-
-    def of_task(index: int) -> tuple[dict[str, Tensor], Tensor]:
-        return learner.loss.of_task(meta, [Support(*(value[index] for value in support)) for support in supports])
-
-    losses, sizes = zip(*map(of_task, range(len(supports[0].weight))), strict=True)
-    return {name: torch.stack([one[name] for one in losses]) for name in losses[0]}, torch.stack(sizes)
+    num_tasks = len(supports[0].weight)
+    tasks = [
+        learner.loss.of_lifetime(meta, [Support(*(value[index] for value in support)) for support in supports])
+        for index in range(num_tasks)
+    ]
+    losses = [
+        {name: torch.stack([task[k][0][name] for task in tasks]) for name in task_k}
+        for k, (task_k, _) in enumerate(tasks[0])
+    ]
+    return losses, torch.stack([task[-1][1] for task in tasks])
 
 
 def typical(loss: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,11 +36,16 @@ MAX_TERMS = 12
 _ONE = Number(1.0)
 _TANH_SLOPES = (1.0, 3.0)
 _RIDGE = 1e-3
+Linear = Callable[[NDArray], NDArray]
+"""Values of rows, (R, ...), to as many."""
+
 _SAME, _MIN_STD, _LARGEST_EXPONENT = 0.99999, 1e-6, 4.0
 INSTALL = "pip install 'metarl-robotics[explain]'"
 
 
-def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: int = MAX_TERMS) -> list[Node]:
+def sparse_candidates(
+    x: NDArray, y: NDArray, names: Sequence[str], max_terms: int = MAX_TERMS, credited: Linear | None = None
+) -> list[Node]:
     """Sums of a few terms.
 
     Args:
@@ -48,14 +53,15 @@ def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: i
         y: (R,).
         names: of the I inputs.
         max_terms: terms of the largest sum, without the constant.
+        credited: of values of rows what counts, a linear map under which a constant is nothing; sums then have none.
+            None: the values themselves.
 
     Returns:
         Formulas with 1 term, 2 terms and so on, in no particular order, some of them alike.
     """
-    terms, columns = _library(x, names)
-    deviation = columns.std(0)
-    standard = (columns - columns.mean(0)) / deviation  # (R, L)
-    target = y - y.mean()
+    terms, columns = _library(x, names, credited or _centred)
+    standard = columns / columns.std(0)  # (R, L)
+    target = (credited or _centred)(y)
     supports: list[list[int]] = []
     for threshold in THRESHOLDS:
         kept = _thresholded(standard, target, threshold * max(float(y.std()), 1e-12), max_terms)
@@ -63,7 +69,8 @@ def sparse_candidates(x: NDArray, y: NDArray, names: Sequence[str], max_terms: i
             supports.append(kept)
             kept = _without_weakest(standard, target, kept)
     unique = sorted(set(map(tuple, supports)))
-    return [_sum(terms, columns, y, list(kept)) for kept in unique]
+    sums = [_sum(terms, columns, target, kept) for kept in unique]
+    return sums if credited else [_with_constant(one, x, y, names) for one in sums]
 
 
 def symbolic_candidates(
@@ -115,8 +122,15 @@ def values_of(node: Node, x: NDArray, names: Sequence[str]) -> NDArray:
     return evaluate(node, columns).numpy()
 
 
-def refitted(node: Node, x: NDArray, y: NDArray, names: Sequence[str], max_evaluations: int = 300) -> Node:
-    """The same formula with the constants that fit best nearby, by Levenberg-Marquardt."""
+def refitted(
+    node: Node,
+    x: NDArray,
+    y: NDArray,
+    names: Sequence[str],
+    max_evaluations: int = 300,
+    credited: Linear | None = None,
+) -> Node:
+    """The same formula with the constants that fit best nearby, by Levenberg-Marquardt; see `sparse_candidates`."""
     from scipy.optimize import least_squares
 
     start = np.array(constants(node))
@@ -125,7 +139,8 @@ def refitted(node: Node, x: NDArray, y: NDArray, names: Sequence[str], max_evalu
 
     def residual(values: NDArray) -> NDArray:
         found = values_of(with_constants(node, values.tolist()), x, names)
-        return np.nan_to_num(found - y, nan=1e6, posinf=1e6, neginf=-1e6)
+        wrong = np.nan_to_num(found - y, nan=1e6, posinf=1e6, neginf=-1e6)
+        return wrong if credited is None else credited(wrong)
 
     fit = least_squares(residual, start, method="lm", max_nfev=max_evaluations)
     better = np.isfinite(fit.x).all() and fit.cost <= 0.5 * float(np.square(residual(start)).sum())
@@ -213,7 +228,7 @@ def _weighted_sum(weights: dict[Node, float]) -> Node:
     return Number(0.0) if total is None else total
 
 
-def _library(x: NDArray, names: Sequence[str]) -> tuple[list[Node], NDArray]:
+def _library(x: NDArray, names: Sequence[str], credited: Linear) -> tuple[list[Node], NDArray]:
     """Terms and their values, (R, L): the simplest first, without constants and without doubles."""
     inputs = [Input(name) for name in names]
     offered: list[Node] = [*inputs]
@@ -225,17 +240,16 @@ def _library(x: NDArray, names: Sequence[str]) -> tuple[list[Node], NDArray]:
         if x[:, position].min() > -_LARGEST_EXPONENT:
             offered.append(Apply("exp", (negative(one),)))
     offered += [Apply("*", pair) for pair in combinations(inputs, 2)]
-    terms: list[Node] = []
-    columns: list[NDArray] = []
-    for term in offered:
-        column = values_of(term, x, names)
-        if column.std() < _MIN_STD or any(abs(np.corrcoef(column, other)[0, 1]) > _SAME for other in columns):
-            continue
-        terms.append(term)
-        columns.append(column)
-    if not terms:
+    values = credited(np.stack([values_of(term, x, names) for term in offered], 1))
+    size = np.sqrt(np.square(values).mean(0))
+    correlations = np.abs(values.T @ values) / len(x) / np.maximum(np.outer(size, size), _MIN_STD**2)
+    kept: list[int] = []
+    for index in np.flatnonzero(size >= _MIN_STD):
+        if not (correlations[index, kept] > _SAME).any():
+            kept.append(int(index))
+    if not kept:
         raise ConfigError("all inputs of the loss are constant on the experience: there is nothing to find.")
-    return terms, np.stack(columns, 1)
+    return [offered[index] for index in kept], values[:, kept]
 
 
 def _thresholded(standard: NDArray, target: NDArray, threshold: float, max_terms: int) -> list[int]:
@@ -267,13 +281,18 @@ def _ridge(columns: NDArray, target: NDArray) -> NDArray:
     return np.linalg.solve(gram, columns.T @ target / len(target))
 
 
-def _sum(terms: Sequence[Node], columns: NDArray, y: NDArray, kept: Sequence[int]) -> Node:
-    """The least-squares combination of terms with a constant."""
-    design = np.column_stack([columns[:, list(kept)], np.ones(len(y))])
-    *weights, constant = np.linalg.lstsq(design, y, rcond=None)[0]
-    return _weighted_sum(
-        {terms[i]: float(weight) for weight, i in zip(weights, kept, strict=True)} | {_ONE: float(constant)}
-    )
+def _sum(terms: Sequence[Node], columns: NDArray, target: NDArray, kept: Sequence[int]) -> Node:
+    """The least-squares combination of terms."""
+    weights = np.linalg.lstsq(columns[:, list(kept)], target, rcond=None)[0]
+    return _weighted_sum({terms[i]: float(weight) for weight, i in zip(weights, kept, strict=True)})
+
+
+def _with_constant(node: Node, x: NDArray, y: NDArray, names: Sequence[str]) -> Node:
+    return simplified(Apply("+", (node, Number(float((y - values_of(node, x, names)).mean())))))
+
+
+def _centred(values: NDArray) -> NDArray:
+    return values - values.mean(0)
 
 
 def _renamed(node: Node, names: dict[str, str]) -> Node:

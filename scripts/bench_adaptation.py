@@ -3,9 +3,11 @@
 One number at the end of an episode tells how near the wanted thing was. Contenders: that feedback as it is, a learned
 reward that is the same for all tasks, and the same learned reward adapting to its task; for reference the hand-designed
 dense reward and a learned reward that are told which thing is wanted. Step sizes (and lambda) of hand-designed losses,
-and one factor on the step sizes of learned ones, are tuned on training tasks for each number of updates.
+and one factor on the step sizes of learned ones, are tuned on training tasks for each number of updates. Where
+`metarl explain` found a formula for every run that adapts, the formulas are judged too.
 
     python scripts/bench_adaptation.py --seeds 0 1 2 3
+    python scripts/bench_adaptation.py --seeds 0 1 --only "learned reward" --columns "unseen dynamics" --out some.json
 """
 
 from __future__ import annotations
@@ -20,17 +22,19 @@ import matplotlib
 import numpy as np
 import torch
 from _measure import RESULTS, save, show
-from bench_losses import FACTORS, LAMBDAS, STEP_SIZES, TUNING_SEEDS, UPDATES, scaled, without_adaptation
+from bench_losses import FACTORS, LAMBDAS, STEP_SIZES, TUNING_SEEDS, UPDATES
 from numpy.typing import NDArray
 from reproduce import describe, trained
 from torch import Tensor
 
 import envs
 from metarl.config import RunConfig
+from metarl.distil import with_formula, with_step_scale, without_adaptation
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
 from metarl.learners import preset
 from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.losses.formula import Formula, read_formula
 from metarl.run import LoadedRun
 from metarl.seeding import make_generator
 from metarl.statistics import Estimate, bootstrap, bootstrap_difference, iqm
@@ -49,6 +53,7 @@ SPLITS = {
 }
 ROBOTS = {"unseen arm": 2, "unseen car": 3}
 ADAPTS, SAME, OFF = "learned reward", "learned reward, same for all tasks", "learned reward, adaptation off"
+FORMULA, FORMULA_OFF = "its formula", "its formula, adaptation off"
 METRIC = (
     "distance to the wanted thing at the end of an episode, m, mean over the episodes after an update; IQM over seeds "
     "and tasks with 95 % interval; differences are of the same tasks, of learned losses also of the same seeds"
@@ -89,6 +94,8 @@ Curves = dict[str, NDArray]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--only", nargs="+", choices=(*HAND, *LEARNED), default=(*HAND, *LEARNED), metavar="NAME")
+    parser.add_argument("--columns", nargs="+", choices=tuple(SPLITS), default=tuple(SPLITS), metavar="COLUMN")
     parser.add_argument("--num-tasks", type=int, default=64, help="of each split")
     parser.add_argument("--runs", type=Path, default=Path("runs/either"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bench_adaptation.json")
@@ -103,9 +110,10 @@ def main() -> None:
 def measure(arguments: argparse.Namespace) -> None:
     """Train or take what is there, tune, judge, compare, draw."""
     start, num_tasks = preset("learned-loss", ENV), arguments.num_tasks
+    columns = {column: tasks_of(column, num_tasks) for column in arguments.columns}
     curves: dict[str, Curves] = {}
     tuned: dict[str, Any] = {}
-    for name, contender in HAND.items():
+    for name, contender in wanted(HAND, arguments.only).items():
         config = replace(start, **contender.settings)
         grid = [replace(config, inner_lr=size, inner_lambda=decay) for decay in LAMBDAS for size in STEP_SIZES]
         best = tune([[LearnedLossLearner(contender.spec, tried, 0)] for tried in grid], num_tasks)
@@ -115,10 +123,10 @@ def measure(arguments: argparse.Namespace) -> None:
         learners = {
             k: [LearnedLossLearner(contender.spec, grid[i], seed) for seed in arguments.seeds] for k, i in best.items()
         }
-        curves[name] = judge(learners, num_tasks)
+        curves[name] = judge(learners, columns)
         print(name, tuned[name], flush=True)
     runs: dict[str, list[LoadedRun]] = {}
-    for name, contender in LEARNED.items():
+    for name, contender in wanted(LEARNED, arguments.only).items():
         config = replace(start, **contender.settings)
         runs[name] = [
             trained(
@@ -127,15 +135,17 @@ def measure(arguments: argparse.Namespace) -> None:
             )
             for seed in arguments.seeds
         ]
-        fresh = [run.learner for run in runs[name]]
-        best = tune([[scaled(each, factor) for each in fresh[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
-        tuned[name] = {f"after {k}": {"factor": FACTORS[i]} for k, i in best.items()}
-        learners = {k: [scaled(each, FACTORS[i]) for each in fresh] for k, i in best.items()}
-        curves[name] = judge(learners, num_tasks)
+        learners, tuned[name] = tune_factor([run.learner for run in runs[name]], num_tasks)
+        curves[name] = judge(learners, columns)
         if name == ADAPTS:
-            off = {k: [without_adaptation(each) for each in of_seeds] for k, of_seeds in learners.items()}
-            curves[OFF] = judge(off, num_tasks)
+            curves[OFF] = judge(off(learners), columns)
         print(name, tuned[name], flush=True)
+    formulas = formulas_of(runs.get(ADAPTS, []))
+    if formulas:
+        taught = [with_formula(run.learner, formula) for run, formula in zip(runs[ADAPTS], formulas, strict=True)]
+        learners, tuned[FORMULA] = tune_factor(taught, num_tasks)
+        curves[FORMULA], curves[FORMULA_OFF] = judge(learners, columns), judge(off(learners), columns)
+        print(FORMULA, tuned[FORMULA], flush=True)
     result = {
         "env": ENV,
         "updates": list(UPDATES),
@@ -144,17 +154,19 @@ def measure(arguments: argparse.Namespace) -> None:
         "tuned_on_training_tasks": tuned,
         "grid": {"inner_lr": STEP_SIZES, "inner_lambda": LAMBDAS, "factor": FACTORS},
         "training": {name: [describe(run) for run in of_seeds] for name, of_seeds in runs.items()},
+        "formulas": [formula.to_json() for formula in formulas],
         "contenders": {name: {c: estimates(v) for c, v in of_name.items()} for name, of_name in curves.items()},
         f"{ADAPTS}_minus": {
             other: {c: differences(v, curves[other][c], other not in HAND) for c, v in curves[ADAPTS].items()}
             for other in curves
-            if other != ADAPTS
+            if ADAPTS in curves and other != ADAPTS
         },
         "within_5_cm": {name: {c: within(v) for c, v in of_name.items()} for name, of_name in curves.items()},
         "curves": {name: {c: v.mean((0, 1)).tolist() for c, v in of_name.items()} for name, of_name in curves.items()},
     }
     save(arguments.out, result)
-    draw(arguments.out.with_suffix(".png"), curves)
+    if len(columns) == len(SPLITS):
+        draw(arguments.out.with_suffix(".png"), curves)
     rows = [
         [
             name,
@@ -162,7 +174,35 @@ def measure(arguments: argparse.Namespace) -> None:
         ]
         for name, of_name in curves.items()
     ]
-    show("IQM of the final distance (cm) after 3 / 10 updates", ["loss", *SPLITS], rows)
+    show("IQM of the final distance (cm) after 3 / 10 updates", ["loss", *columns], rows)
+
+
+def wanted(contenders: Mapping[str, Contender], names: Sequence[str]) -> dict[str, Contender]:
+    return {name: contender for name, contender in contenders.items() if name in names}
+
+
+def formulas_of(runs: Sequence[LoadedRun]) -> list[Formula]:
+    """What `metarl explain` found for each run; empty if it found none for one of them."""
+    files = [run.path / "explain" / "formula.json" for run in runs]
+    missing = [str(file) for file in files if not file.exists()]
+    if missing:
+        print(f"no formulas are judged: metarl explain RUN writes {', '.join(missing)}", flush=True)
+        return []
+    return [read_formula(str(file)) for file in files]
+
+
+def tune_factor(
+    fresh: Sequence[LearnedLossLearner], num_tasks: int
+) -> tuple[dict[int, list[LearnedLossLearner]], dict[str, Any]]:
+    """Learners with their step sizes times the factor that is best for each number of updates, and these factors."""
+    best = tune([[with_step_scale(each, factor) for each in fresh[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
+    learners = {k: [with_step_scale(each, FACTORS[i]) for each in fresh] for k, i in best.items()}
+    return learners, {f"after {k}": {"factor": FACTORS[i]} for k, i in best.items()}
+
+
+def off(by_updates: Mapping[int, Sequence[LearnedLossLearner]]) -> dict[int, list[LearnedLossLearner]]:
+    """The same learners, taking every task for the typical one."""
+    return {k: [without_adaptation(each) for each in of_seeds] for k, of_seeds in by_updates.items()}
 
 
 def tune(candidates: Sequence[Sequence[LearnedLossLearner]], num_tasks: int) -> dict[int, int]:
@@ -181,11 +221,11 @@ def tasks_of(column: str, num_tasks: int) -> Tensor:
     return drawn[drawn[:, 0] == ROBOTS[column]][:num_tasks]
 
 
-def judge(by_updates: Mapping[int, Sequence[LearnedLossLearner]], num_tasks: int) -> Curves:
+def judge(by_updates: Mapping[int, Sequence[LearnedLossLearner]], columns: Mapping[str, Tensor]) -> Curves:
     """Final distances on every column, after each number of updates with the learners that were tuned for it."""
     found = {}
-    for column in SPLITS:
-        tasks, last = tasks_of(column, num_tasks), max(by_updates)
+    for column, tasks in columns.items():
+        last = max(by_updates)
         curve = distances(by_updates[last], tasks, last)
         for k in by_updates.keys() - {last}:
             curve[:, :, k] = distances(by_updates[k], tasks, k)[:, :, k]
@@ -232,12 +272,12 @@ def numbers(estimate: Estimate) -> list[float]:
 
 def draw(path: Path, curves: Mapping[str, Curves]) -> None:
     """Distance over updates, a panel per column."""
-    names = [name for name in curves if name != OFF]
+    names = [name for name in curves if name not in (OFF, FORMULA_OFF)]
     figure, axes = plt.subplots(2, 3, figsize=(9.5, 6.2), sharex=True, sharey=True, constrained_layout=True)
     for axis, column in zip(axes.flat, SPLITS, strict=True):
         for index, name in enumerate(names):
             curve = bootstrap(curves[name][column], np.random.default_rng(0), num_resamples=500)
-            style = "--" if name in HAND else ":" if LEARNED[name].told else "-"
+            style = "--" if name in HAND else ":" if name in LEARNED and LEARNED[name].told else "-"
             axis.plot(range(len(curve.value)), 100 * curve.value, style, color=f"C{index}", label=name)
             axis.fill_between(range(len(curve.value)), 100 * curve.low, 100 * curve.high, color=f"C{index}", alpha=0.15)
         axis.set_title(column, fontsize=10)

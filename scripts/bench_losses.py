@@ -15,7 +15,6 @@ orientation: the goal is visible, so they need not adapt. Runs lie in runs/losse
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from torch import Tensor
 import envs
 from metarl.checkpoint import has_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
+from metarl.distil import with_step_scale, without_adaptation
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
 from metarl.learned_loss import transfer
@@ -195,7 +195,7 @@ def report(arguments: argparse.Namespace, runs: Mapping[str, Sequence[LoadedRun]
         distances[name] = judge(by_updates, columns, one_robot=learners[0].loss.fits_one_robot)
         print(name, tuned[name], flush=True)
         if name == "learned reward":
-            still = {k: [without_adaptation(learner) for learner in scaled] for k, scaled in by_updates.items()}
+            still = {k: [without_adaptation(learner) for learner in of_seeds] for k, of_seeds in by_updates.items()}
             distances[NOT_ADAPTED] = judge(still, columns)
     table = {
         name: {c: numbers(v, [distances[best[k]][c] for k in UPDATES]) for c, v in of_columns.items()}
@@ -262,34 +262,9 @@ def tune_factor(
     One seed alone chose factors from 0.35 to 0.7 on one set of 32 and another of 64 tasks, which moved the results by
     more than what they were to tell apart.
     """
-    best = tune([[scaled(each, factor) for each in learners[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
-    by_updates = {k: [scaled(learner, FACTORS[i]) for learner in learners] for k, i in best}
+    best = tune([[with_step_scale(each, factor) for each in learners[:TUNING_SEEDS]] for factor in FACTORS], num_tasks)
+    by_updates = {k: [with_step_scale(learner, FACTORS[i]) for learner in learners] for k, i in best}
     return by_updates, {f"after {k}": {"factor": FACTORS[i]} for k, i in best}
-
-
-def scaled(learner: LearnedLossLearner, factor: float) -> LearnedLossLearner:
-    """A copy with all step sizes times a factor."""
-    other = copy_of(learner)
-    with torch.no_grad():
-        other.meta_parameters["log_step_size"] += math.log(factor)
-    return other
-
-
-def without_adaptation(learner: LearnedLossLearner) -> LearnedLossLearner:
-    """A copy whose loss is the same for all tasks: that of a task with the mean encoding."""
-    other = copy_of(learner)
-    with torch.no_grad():
-        other.meta_parameters["encoding.strength"].zero_()
-    return other
-
-
-def copy_of(learner: LearnedLossLearner) -> LearnedLossLearner:
-    """Another learner with the same loss."""
-    other = LearnedLossLearner(learner.spec, learner.config, 0)
-    with torch.no_grad():
-        for name, value in learner.meta_parameters.items():
-            other.meta_parameters[name].copy_(value)
-    return other
 
 
 def judge(
@@ -383,7 +358,7 @@ def long_lives(
             tried = [learners * arguments.few_seeds for learners in tried]
         elif runs.get(name):
             first = [run.learner for run in runs[name][: arguments.few_seeds]]
-            tried = [[scaled(learner, factor) for learner in first] for factor in FACTORS]
+            tried = [[with_step_scale(learner, factor) for learner in first] for factor in FACTORS]
         else:
             continue
         ends = [judged(learners[:1], spec, tuning, LONG, seed=1)[0, :, LONG].mean() for learners in tried]

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from metarl.distil import ACCEPTED_SHARE, advantage_correlation, distil, with_formula, with_step_scale
+import envs
+from metarl.distil import (
+    ACCEPTED_SHARE,
+    advantage_correlation,
+    distil,
+    with_formula,
+    with_step_scale,
+    without_adaptation,
+)
+from metarl.distil_rows import Rows
+from metarl.distil_task import task_number
 from metarl.errors import ConfigError
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.lives import learned_credit, live
@@ -55,6 +65,37 @@ def test_sparse_regression_survives_noise_and_offers_every_number_of_terms():
     assert to_text(node, 2).startswith("3 * speed - 1 * distance")
     sizes = {to_text(one).count("*") for one in candidates}
     assert {1, 2} <= sizes
+
+
+def blocks(x, y, decay=0.5):
+    """Rows as two blocks of four steps of many episodes."""
+    return Rows(x, y, NAMES, np.full(2, decay), np.array([False, True]), horizon=4)
+
+
+def test_what_steps_are_credited_with_sums_up_what_comes_later_and_is_relative_to_other_episodes():
+    values = np.arange(16.0).reshape(2, 4, 2) ** 2  # two blocks, four steps, two episodes
+    credited = blocks(np.zeros((16, 3)), np.zeros(16)).credited(values.reshape(16)).reshape(2, 4, 2)
+    for block in range(2):
+        later = np.zeros((5, 2))
+        for step in reversed(range(4)):
+            later[step] = values[block, step] + 0.5 * later[step + 1]
+        expected = later[:4] - later[:4].mean(1, keepdims=True)
+        assert credited[block] == pytest.approx(expected)
+    half = blocks(np.arange(48.0).reshape(16, 3), np.arange(16.0)).where(np.array([False, True]))
+    assert half.y.tolist() == list(range(8, 16)) and half.x[0].tolist() == [24.0, 25.0, 26.0]
+
+
+def test_a_formula_is_fitted_to_what_it_credits():
+    x = rows()
+    # What is the same for all episodes at a step is no matter, whatever its size.
+    x[:, 0] = np.repeat(np.random.default_rng(1).normal(size=8), 250)
+    y = 3 * x[:, 1] + 100 * x[:, 0] ** 2
+    whole = blocks(x, y)
+    best = sparse_candidates(x, y, NAMES, credited=whole.credited)[0]
+    assert to_text(best, 3) == "3 * speed"
+    start = parse("2.5 * speed + 7 * distance", NAMES)
+    again = without_constant(refitted(start, x, y, NAMES, credited=whole.credited))
+    assert float(to_text(again, 3).split(" * speed")[0].split()[-1]) == pytest.approx(3.0)
 
 
 def test_a_constant_input_is_no_term():
@@ -169,7 +210,7 @@ def test_the_formula_of_the_network_gives_its_advantages_and_its_policies():
         decay,
         tuple(map(tuple, lives.log_step_size[0].exp().tolist())),
     )
-    twin = live(with_formula(learner, spec, same), spec, spec.tasks.split("train", 3), 0)
+    twin = live(with_formula(learner, same), spec, spec.tasks.split("train", 3), 0)
     torch.testing.assert_close(twin.returns, lives.returns, rtol=1e-3, atol=1e-3)
 
 
@@ -177,7 +218,7 @@ def test_a_formula_takes_the_place_of_a_loss_whose_signals_were_chosen():
     spec = reaching(HORIZON)
     chosen = LearnedLossLearner(spec, LearnedLossConfig(signals=("closing_speed",), policy_dims=(4,)), 0)
     formula = Formula("reward", "closing_speed", ("closing_speed",), 10.0, 0.97, 0.9, ((0.1, 0.1, 0.1),))
-    assert with_formula(chosen, spec, formula).loss.inner.signals == ("closing_speed",)
+    assert with_formula(chosen, formula).loss.inner.signals == ("closing_speed",)
 
 
 def test_a_loss_that_teaches_nothing_is_refused():
@@ -203,7 +244,78 @@ def test_a_constant_is_left_out_where_it_has_no_effect():
 def test_the_network_with_other_step_sizes_is_the_same_network():
     learner, spec = taught()
     tasks = spec.tasks.split("train", 2)
-    other = live(with_step_scale(learner, spec, 0.5), spec, tasks, 0)
+    other = live(with_step_scale(learner, 0.5), spec, tasks, 0)
     own = live(learner, spec, tasks, 0)
     torch.testing.assert_close(other.log_step_size.exp(), 0.5 * own.log_step_size.exp())
     torch.testing.assert_close(other.returns[:, 0], own.returns[:, 0])
+
+
+def adapting():
+    """A learner on reach-either: the more feedback goes along with the first thing's distance, the more it pays."""
+    config = LearnedLossConfig(
+        meta_batch_size=4, episodes_per_task=16, num_inner_steps=2, policy_dims=(8,), update_threads=1, inner_lr=0.5
+    )
+    spec = envs.make_spec("reach-either")
+    learner = LearnedLossLearner(spec, config, 0)
+    names, shapes = learner.loss.inner.input_names, learner.loss.encoding.shapes
+    meta = {name: torch.zeros_like(value) for name, value in learner.meta_parameters.items()}
+    meta["loss.linear.weight"][0, names.index("change_of_first_closing_speed")] = 4.0
+    meta["loss.decay"] = torch.ones(1)
+    meta["log_step_size"] = learner.meta_parameters["log_step_size"].detach()
+    meta["encoding.feedback.weight"][0, names.index("first_log_distance")] = 4.0
+    meta["encoding.std"] = torch.ones(8)
+    meta["encoding.modulate.0.weight"][0, 0] = 1.0
+    linear = sum(shape[0] for name, shape in list(shapes.items())[: list(shapes).index("linear.weight")])
+    meta["encoding.modulate.1.weight"][linear, 0] = 1.0
+    meta["encoding.modulate.1.weight"][-1, 0] = 1.0
+    meta["encoding.strength"] = torch.tensor([0.8, 0.0, -0.5])  # the row of the linear path, and step sizes
+    learner.meta_parameters = meta
+    return learner, spec
+
+
+def test_how_a_loss_adapts_is_found_again():
+    learner, spec = adapting()
+    credit = learned_credit(learner)
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    found = task_number(credit, lives)
+    assert found.share > 0.99  # one number is all that it makes of a task
+    assert found.r_squared > 0.9
+    assert found.adaptation.expression.startswith("tanh(5.")
+    assert "worth_of_first_log_distance" in found.adaptation.expression.split(" + ")[0].split(" - ")[0]
+    # The row of the linear path is scaled by 1 + 0.8 tanh(tanh(4 w)), steps by exp(-0.5 tanh(tanh(4 w))).
+    slopes = torch.stack([loss["linear.weight"].sum((1, 2)) for loss in lives.losses])
+    assert float(torch.corrcoef(torch.stack([slopes.flatten(), found.values.flatten()]))[0, 1]) > 0.99
+    assert -0.5 < found.adaptation.step_sizes < -0.3
+    assert found.adaptation.decay == 0 and found.decay_logit == pytest.approx(1.0)
+
+
+def test_of_a_loss_that_adapts_to_what_the_feedback_does_not_tell_no_number_is_found():
+    learner, spec = adapting()
+    learner.meta_parameters["encoding.feedback.weight"].zero_()
+    learner.meta_parameters["encoding.encode.1.weight"][0, 0] = 1.0
+    learner.meta_parameters["encoding.encode.0.weight"][0, 0] = 1.0  # where the first thing lies, on average
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    assert task_number(learned_credit(learner), lives) is None
+
+
+def test_the_formula_of_a_loss_that_adapts_adapts():
+    learner, spec = adapting()
+    lives = live(learner, spec, spec.tasks.split("train", 32), 0)
+    credit = learned_credit(learner)
+    task = task_number(credit, lives)
+    names = (*credit.input_names, "task")
+
+    def correlation(text):
+        return advantage_correlation(credit, parse(text, names), lives, task)
+
+    # Beside the feedback, which is added, it matters how much the loss adds; 0.6 is 0.8 tanh(tanh(z)) / tanh(1.3 z).
+    assert correlation("4 * change_of_first_closing_speed * (1 + 0.6 * task)") > 0.999
+    assert correlation("4 * change_of_first_closing_speed") < 0.995
+
+
+def test_without_adaptation_every_task_is_the_typical_one():
+    learner, spec = adapting()
+    same = with_step_scale(without_adaptation(learner), 0.5)
+    lives = live(same, spec, spec.tasks.split("train", 2), 0)
+    assert all(torch.equal(value[0], value[1]) for value in lives.loss.values())
+    assert learner.loss.encoding is not None

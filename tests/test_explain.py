@@ -9,13 +9,17 @@ import torch
 
 import envs
 from metarl import commands
+from metarl.distil import Candidate, Distillation
+from metarl.distil_task import TaskNumber
 from metarl.errors import ConfigError
+from metarl.explain import page
 from metarl.explain.gradients import filter_normalised, inner_values, landscape, rank_correlation
 from metarl.explain.inputs import integrated_gradients, partial_dependence, response_map
 from metarl.explain.measures import measure
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.lives import live
+from metarl.losses.formula import Adaptation
 from metarl.losses.head import Head
 from metarl.losses.support import Support
 from tests.reaching_probe import reaching
@@ -198,3 +202,22 @@ def test_equal_values_share_a_rank():
     assert rank_correlation(torch.tensor([0.0, 0.0, 1.0, 1.0]), torch.tensor([1.0, 2.0, 3.0, 4.0])) == pytest.approx(
         0.8944, abs=1e-4
     )
+
+
+def test_the_page_says_how_a_formula_adapts():
+    learner, spec, _ = learner_and_lives()
+    measures = measure(learner, spec, spec.tasks.split("train", 3), 0)
+    names = learner.loss.inner.signals
+    expression = f"1.5 * change_of_{names[0]} * task - effort"
+    chosen = Candidate(expression, "sparse regression", 7, 0.9, 0.8, 1.0, -1.0, 0.97, (0.9, 1.0), True)
+    adaptation = Adaptation(f"tanh(3 * worth_of_{names[0]})", decay=-1.25, step_sizes=0.5)
+    task = TaskNumber(adaptation, torch.zeros(2, 4), torch.zeros(2, 3), 1.0, share=0.94, r_squared=0.91)
+    found = Distillation("reward", [chosen], None, -3.0, -1.0, 1.0, 8, False, typical_share=0.6, task=task)
+    assert f"adapting by task = tanh(3 * worth_of_{names[0]})" in page.short_sentences(measures, found)
+    sentence = page.formulas_sentence(found)
+    for part in ("keeps 60 %", "94 %", "R² of 0.91", "decay of credit by -1.25", "step sizes by 0.5"):
+        assert part in sentence
+    html = page.formula_html(found, names)
+    assert html.count("<math") == 2 and f"worth of {names[0]}".replace("_", " ") in html
+    assert "these formulas do not" in page.formulas_sentence(replace(found, task=None))
+    assert "adapt" not in page.formulas_sentence(replace(found, task=None, typical_share=0.97))

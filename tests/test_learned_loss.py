@@ -14,7 +14,7 @@ from metarl.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoin
 from metarl.cli import main
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv, Signals
-from metarl.errors import CheckpointError, ConfigError, UnknownNameError
+from metarl.errors import CheckpointError, ConfigError, SpecError, UnknownNameError
 from metarl.evaluate import evaluate
 from metarl.learned_loss import LearnedLoss, transfer
 from metarl.learners.learned_loss import LearnedLossLearner
@@ -157,6 +157,20 @@ def test_a_loss_is_that_of_the_mean_encoding_and_a_batch_makes_it_another(runs, 
         assert torch.equal(loss.parameters[name], again.parameters[name])
     assert not torch.equal(here.parameters["hidden.bias"], loss.parameters["hidden.bias"])
     assert torch.equal(loss.parameters["hidden.bias"], loss.meta_parameters["loss.hidden.bias"])
+
+
+def test_a_first_batch_on_a_task_adapts_a_loss_to_it(runs, tmp_path):
+    shutil.copytree(runs / "reward", tmp_path / "run")
+    changed(tmp_path / "run", {"encoding.strength": lambda value: value + 1})
+    loss, (one, other) = LearnedLoss.load(tmp_path / "run"), SPEC.tasks.split("test", 2)
+    here, again, there = (loss.adapted(SPEC, task, num_episodes=4) for task in (one, one, other))
+    for name, value in here.parameters.items():
+        assert torch.equal(value, again.parameters[name])
+    assert not torch.equal(here.parameters["hidden.bias"], there.parameters["hidden.bias"])
+    assert not torch.equal(here.parameters["hidden.bias"], loss.parameters["hidden.bias"])
+    assert torch.equal(here.meta_parameters["loss.hidden.bias"], loss.parameters["hidden.bias"])
+    with pytest.raises(SpecError, match="must have shape"):
+        loss.adapted(SPEC, one[:-1])
 
 
 def test_a_drift_has_no_slope_where_the_policy_has_not_moved(runs):

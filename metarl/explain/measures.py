@@ -192,7 +192,7 @@ def _tasks(
     chosen = max(varying, key=lambda name: abs(correlations[name]))
     strength = learner.meta_parameters.get("encoding.strength")
     return TaskMeasures(
-        adapts=strength is not None,
+        adapts=learner.loss.encoding is not None,
         strengths=[] if strength is None else strength.detach().tolist(),
         spread=float(spread),
         axis=inputs.names[axis],

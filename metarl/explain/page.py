@@ -15,6 +15,8 @@ from metarl.explain.measures import InputMeasures, Measures, TaskMeasures
 from metarl.explain.pictures import words
 from metarl.losses.expression import parse, readable, to_latex, to_text
 from metarl.losses.formula import formula_inputs
+from metarl.losses.formula_encoding import TASK
+from metarl.losses.support import worth_names
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; color: #222; max-width: 1020px; margin: 2.5em auto; padding: 0 1.2em }
@@ -66,8 +68,11 @@ def short_sentences(measures: Measures, found: Distillation | None) -> str:
             f", and differs between tasks by {100 * measures.tasks.spread:.0f} % of its spread, most with {words(name)}"
         )
     if chosen is not None:
-        formula = to_text(parse(chosen.expression, inputs.names), 3)
+        assert found is not None
+        formula = to_text(parse(chosen.expression, _names(found, inputs.names)), 3)
         text += f"; {formula} in its place teaches as well ({_percent(chosen.share)} % of the gain)"
+        if found.task is not None:
+            text += f", adapting by {TASK} = {found.task.adaptation.expression}"
     means = {name: float(values.mean()) for name, values in measures.cosines.items()}
     by_hand = [f"{means[name]:.2f} with {name}" for name in means if name not in ("learned", TRUE)]
     against = f", against {_listed(by_hand)}" if by_hand else ""
@@ -135,17 +140,18 @@ def tasks_sentence(measures: TaskMeasures) -> str:
     if not measures.adapts:
         return f"This loss is the same on all tasks, so the lines lie on each other; {pace}."
     strengths = ", ".join(f"{value:.2f}" for value in measures.strengths)
+    strengths = f" (strengths {strengths} for gain, shift and step size)" if strengths else ""
     if measures.spread < _NOTICEABLE:
         return (
-            f"This loss may adapt to the task but hardly does: what a task gave so far moves it (strengths "
-            f"{strengths} for gain, shift and step size) in the same way on every task, but for "
+            f"This loss may adapt to the task but hardly does: what a task gave so far moves it{strengths} in the "
+            f"same way on every task, but for "
             f"{100 * measures.spread:.1g} % of its own spread, so the lines lie on each other; {pace}."
         )
     factor = float((measures.step_sizes.amax(0) / measures.step_sizes.amin(0)).max())
     name, _ = measures.parameter
     return (
         f"One line per task, at its last update: what the task gave so far moves the loss by "
-        f"{100 * measures.spread:.0f} % of its own spread (strengths {strengths} for gain, shift and step size), "
+        f"{100 * measures.spread:.0f} % of its own spread{strengths}, "
         f"most in order of {words(name)} (rank correlation {measures.parameter_correlation:.2f}); {pace}, and differ "
         f"by a factor of {factor:.2f} at most from task to task."
     )
@@ -165,13 +171,32 @@ def formulas_sentence(found: Distillation) -> str:
         f"fresh policies on {found.num_validation_tasks} validation tasks, where the network takes them from "
         f"{found.start_return:.3g} to {found.network_return:.3g} (step sizes times the best of a few factors, "
         f"{found.network_step_scale:g} for the network); with at least {100 * ACCEPTED_SHARE:.0f} % of that "
-        f"gain (filled) a formula is accepted, and {told}."
+        f"gain (filled) a formula is accepted, and {told}.{_task_sentence(found)}"
     )
 
 
-def formula_html(found: Distillation, names: Sequence[str]) -> str:
+def _task_sentence(found: Distillation) -> str:
+    """How formulas adapt."""
+    if found.task is None and found.typical_share >= ACCEPTED_SHARE:
+        return ""
+    same = f" The network that is the same for all tasks keeps {100 * found.typical_share:.0f} % of the gain"
+    if found.task is None:
+        return f"{same}, but what it adapts to is nothing that a model of the feedback tells: these formulas do not."
+    task = found.task
+    moved = [f"the logarithm of step sizes by {task.adaptation.step_sizes:g}"]
+    if task.decay_logit is not None:
+        moved.append(f"the logit of the decay of credit by {task.adaptation.decay:g}")
+    return (
+        f"{same}, so formulas adapt too. They do so by one number, task, of what the feedback of the task's episodes "
+        f"goes along with (worth): the direction that makes up {100 * task.share:.0f} % of how losses differ between "
+        f"tasks, with an R² of {task.r_squared:.2f} on tasks that it was not fitted to. It moves {_listed(moved)}."
+    )
+
+
+def formula_html(found: Distillation, signals: Sequence[str]) -> str:
     """The chosen formula and the table of all candidates."""
     rows = []
+    names = _names(found, formula_inputs(found.loss, tuple(signals)))
     chosen = next((one for one in found.candidates if one.is_accepted), None)
     for one in found.candidates:
         kind = "accepted chosen" if one is chosen else "accepted" if one.is_accepted else ""
@@ -196,10 +221,14 @@ def formula_html(found: Distillation, names: Sequence[str]) -> str:
     )
     if chosen is None:
         return table
-    return f'<div class="formula">{formula_mathml(found.loss, chosen.expression, names)}</div>{table}'
+    left = "added reward" if found.loss == "reward" else found.loss
+    parts = [formula_mathml(left, chosen.expression, names)]
+    if found.task is not None:
+        parts.append(formula_mathml(TASK, found.task.adaptation.expression, worth_names(tuple(signals))))
+    return f'<div class="formula">{"".join(parts)}</div>{table}'
 
 
-def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
+def formula_mathml(left: str, text: str, names: Sequence[str]) -> str:
     """A formula as MathML, with its LaTeX below."""
     import sympy
     from sympy.printing.mathml import mathml
@@ -218,7 +247,6 @@ def formula_mathml(loss: str, text: str, names: Sequence[str]) -> str:
             f"<msub><mi>NAME</mi><mn>{index}</mn></msub>", f"<mtext>{escape(words(symbol.name))}</mtext>"
         )
     latex = escape(to_latex(tree))
-    left = "added reward" if loss == "reward" else loss
     return f'<math display="block"><mtext>{escape(left)}</mtext><mo>=</mo>{drawn}</math><code>{latex}</code>'
 
 
@@ -249,9 +277,9 @@ def write_page(
     path.write_text(page, encoding="utf-8")
 
 
-def inputs_of(found: Distillation, signals: Sequence[str]) -> tuple[str, ...]:
-    """The names that the formulas of a distillation may use."""
-    return formula_inputs(found.loss, signals)
+def _names(found: Distillation, inputs: Sequence[str]) -> tuple[str, ...]:
+    """What the formulas of a distillation may use."""
+    return (*inputs, *(() if found.task is None else (TASK,)))
 
 
 def _percent(share: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def explain(
     found, why_not = _distilled(run, learner, num_validation_tasks, skips_formula, seed)
     if found is not None:
         drawn["formulas"] = pictures.formulas(found)
-        table = page.formula_html(found, page.inputs_of(found, credit.signals))
+        table = page.formula_html(found, credit.signals)
         sections.append(Section("formulas", "A formula for the loss", page.formulas_sentence(found), table))
     if why_not:
         sections.append(Section("", "On the formula" if found else "A formula for the loss", why_not))
@@ -191,7 +191,14 @@ def _numbers(run: LoadedRun, measures: Measures, found: Distillation | None, see
 
 
 def _formula_numbers(found: Distillation) -> dict[str, Any]:
-    values = asdict(found) | {"formula": None if found.formula is None else found.formula.to_json()}
+    task = found.task and {
+        **asdict(found.task.adaptation),
+        "decay_logit": found.task.decay_logit,
+        "share": found.task.share,
+        "r_squared": found.task.r_squared,
+    }
+    values = asdict(replace(found, task=None)) | {"task": task}
+    values["formula"] = None if found.formula is None else found.formula.to_json()
     for one in values["candidates"]:
         one["r_squared"] = one["r_squared"] if torch.isfinite(torch.tensor(one["r_squared"])) else None
     return values

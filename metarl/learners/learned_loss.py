@@ -23,11 +23,11 @@ from metarl.learners.part_threads import PartThreads
 from metarl.learners.pathwise import pathwise_gradient, takes_pathwise
 from metarl.learners.task_policies import Goal, TaskPolicies, finite_tasks, joined, like, of_tasks
 from metarl.learners.unroll_memory import refuse_beyond_memory, unroll_bytes
-from metarl.losses.adaptive import ENCODING, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
+from metarl.losses.adaptive import ENCODING, LOSS, STEP_SIZE, AdaptiveLoss, UpdateRule, encoding_parameters
 from metarl.losses.formula import formula_of, is_formula
 from metarl.losses.support import Support, phase_advantage, support_of_phase
 from metarl.losses.table import make_inner_loss, signal_columns
-from metarl.losses.task_encoding import STATISTICS, update_statistics
+from metarl.losses.task_encoding import STATISTICS, TaskEncoding, update_statistics
 from metarl.nets.distributions import ActionDistribution
 from metarl.nets.mlp_policy import MLPPolicy, Parameters
 from metarl.nets.normalizer import RunningNormalizer
@@ -96,14 +96,16 @@ class LearnedLossLearner:
         )
         self.distribution = self.policy.output
         shapes = {name: value.shape for name, value in self.policy.initial_parameters(torch.Generator()).items()}
+        formula = formula_of(config.loss) if is_formula(config.loss) else None
         self.loss = AdaptiveLoss(
             inner,
             config.num_inner_steps,
-            formula_of(config.loss).step_sizes if is_formula(config.loss) else config.inner_lr,
+            config.inner_lr if formula is None else formula.step_sizes,
             config.inner_epochs,
             config.adapts_to_task,
             config.first_order,
             shapes if config.learns_offset else None,
+            None if formula is None else formula.encoding(),
         )
         self.spec = spec
         self._is_pathwise = takes_pathwise(config.true_gradient, spec)
@@ -114,6 +116,7 @@ class LearnedLossLearner:
         self.obs_normalizer = RunningNormalizer(spec.obs_dim).to(self.device)
         self.starts = Starts(config.start, self.policy, self.obs_normalizer)
         fixed = {ENCODING + name for name in STATISTICS} | (set() if config.learns_step_size else {STEP_SIZE})
+        fixed |= set() if formula is None else {name for name in parameters if name.startswith(LOSS)}
         self._learned = {name: value for name, value in self.meta_parameters.items() if name not in fixed}
         # A hand-designed loss with fixed step sizes learns nothing; Adam wants at least one parameter.
         leaves = self._learned or {STEP_SIZE: self.meta_parameters[STEP_SIZE]}
@@ -282,10 +285,10 @@ class LearnedLossLearner:
     def unroll(self, phases: Sequence[Support]) -> list[dict[str, Tensor]]:
         """The policies of the meta-batch after each of its K updates, (B, ...)."""
         update = torch.func.vmap(self.loss.update, in_dims=(0, 0, 0, 0, 0, None))
-        of_task, meta = torch.func.vmap(self.loss.of_task, in_dims=(None, 0)), self._constant()
+        losses = torch.func.vmap(self.loss.of_lifetime, in_dims=(None, 0))(self._constant(), phases[:-1])
         policy, policies = self.agents, []
-        for k, support in enumerate(phases[:-1]):
-            policy = update(*of_task(meta, phases[: k + 1]), policy, support, self.ages + k, self.distribution)
+        for k, (loss, support) in enumerate(zip(losses, phases, strict=False)):
+            policy = update(*loss, policy, support, self.ages + k, self.distribution)
             policies.append(policy)
         return policies
 
@@ -334,8 +337,8 @@ class LearnedLossLearner:
 
     @torch.no_grad()
     def _encodings(self, rollout: Rollout) -> Tensor | None:
-        """Of the tasks of a rollout, (B, Z), with the encoder as it is; None where the loss does not adapt."""
-        if self.loss.encoding is None:
+        """Of the tasks of a rollout, (B, Z), with the encoder as it is; None where none is learned."""
+        if not isinstance(self.loss.encoding, TaskEncoding):
             return None
         supports = [self.support(rollout, 0, len(self.ages))]
         return torch.func.vmap(self.loss.encode, in_dims=(None, 0))(self._constant(), supports)
@@ -400,8 +403,8 @@ class LearnedLossLearner:
         J is E[pi_k / pi_k_old A_true], or the inner product of theta_k with a gradient that was taken at its value.
         """
         policy, objective = dict(start), torch.zeros((), device=self.device)
-        for k, (support, query, goal) in enumerate(zip(phases, phases[1:], goals, strict=False)):
-            loss = self.loss.of_task(meta, phases[: k + 1])
+        losses = self.loss.of_lifetime(meta, phases[:-1])
+        for k, (loss, support, query, goal) in enumerate(zip(losses, phases, phases[1:], goals, strict=False)):
             policy = self.loss.update(*loss, policy, support, age + k, self.distribution)
             if isinstance(goal, dict):
                 gain = torch.stack([(slope * policy[name]).sum() for name, slope in goal.items()]).sum()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from metarl.errors import ConfigError
 from metarl.losses.drift import mirror_objective, ppo_drift
+from metarl.losses.formula_encoding import FormulaEncoding
 from metarl.losses.support import Support
 from metarl.losses.task_encoding import TaskEncoding
 from metarl.nets.distributions import ActionDistribution, Embedded, PolicyOutput
@@ -168,9 +169,10 @@ class AdaptiveLoss:
         step_size: at the start; one for all, or a row for each inner update, with a column for each of
             `STEP_SIZE_GROUPS`. Rows beyond K are left out, missing ones are like the last.
         num_epochs: gradient steps that an inner update makes on the same experience.
-        adapts_to_task: let what a task gave so far modulate the loss.
+        adapts_to_task: let what a task gave so far modulate the loss, by a learned network or by `formula`.
         first_order: where a result is differentiated, take d theta_{k+1} / d theta_k for the identity: what a change of
             the loss does to one update is exact, what that does to the directions of later updates is left out.
+        formula: how a loss that is a formula adapts, if it does.
         offset_shapes: shapes of a policy's parameters, to each of which an inner update adds an offset that is
             meta-learned and zero at the start (Yang et al. 2019, NoRML, eq. 6); None for no offsets. With offsets the
             loss fits policies of these shapes alone.
@@ -185,6 +187,7 @@ class AdaptiveLoss:
         adapts_to_task: bool = True,
         first_order: bool = False,
         offset_shapes: Mapping[str, torch.Size] | None = None,
+        formula: FormulaEncoding | None = None,
     ):
         self.inner = inner
         self.num_steps = num_steps
@@ -195,9 +198,9 @@ class AdaptiveLoss:
         logarithms = [[math.log(size) for size in row] for row in rows]
         self._log_step_size = torch.tensor([logarithms[min(k, len(rows) - 1)] for k in range(num_steps)])
         shapes = {name: value.shape for name, value in inner.initial_parameters(torch.Generator()).items()}
-        self.encoding: TaskEncoding | None = None
+        self.encoding: TaskEncoding | FormulaEncoding | None = None
         if adapts_to_task and shapes:
-            self.encoding = TaskEncoding(2 * len(inner.signals) + 2, shapes)
+            self.encoding = formula or TaskEncoding(2 * len(inner.signals) + 2, shapes)
 
     @property
     def fits_one_robot(self) -> bool:
@@ -235,19 +238,27 @@ class AdaptiveLoss:
 
         Offsets are among the parameters, as `offset.NAME`.
         """
-        loss, log_step_size = self.of_typical_task(meta)
         if self.encoding is None:
-            return loss, log_step_size
-        encoding = encoding_parameters(meta)
-        z = self.encoding.encode(encoding, supports)
-        adapted, log_step_size = self.encoding.modulate(encoding, loss, log_step_size, z)
-        return loss | adapted, log_step_size
+            return self.of_typical_task(meta)
+        return self._modulated(meta, self.encoding.encode(encoding_parameters(meta), supports))
+
+    def of_lifetime(self, meta: Parameters, supports: Sequence[Support]) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """The same for each update of a task, after the first batch, after the first two, and so on."""
+        if self.encoding is None:
+            return [self.of_typical_task(meta)] * len(supports)
+        return [self._modulated(meta, z) for z in self.encoding.encode_each(encoding_parameters(meta), supports)]
 
     def of_typical_task(self, meta: Parameters) -> tuple[dict[str, Tensor], Tensor]:
         """The same for a task with the mean encoding: nothing is modulated."""
         offsets = {OFFSET + name: meta[OFFSET + name] for name in self.offset_shapes}
         loss = {name.removeprefix(LOSS): value for name, value in meta.items() if name.startswith(LOSS)}
         return loss | offsets, meta[STEP_SIZE]
+
+    def _modulated(self, meta: Parameters, encoding: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        assert self.encoding is not None
+        loss, log_step_size = self.of_typical_task(meta)
+        adapted, log_step_size = self.encoding.modulate(encoding_parameters(meta), loss, log_step_size, encoding)
+        return loss | adapted, log_step_size
 
     def encode(self, meta: Parameters, supports: Sequence[Support]) -> Tensor:
         """The task encoding of batches, (Z,); only for a loss that adapts to its task."""

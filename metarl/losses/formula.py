@@ -5,7 +5,9 @@
      "step_sizes": [[0.5, 0.5, 0.5]], "made_by": {}}
 
 `step_sizes` has a row for each inner update and a column for each of `STEP_SIZE_GROUPS`. `made_by` says where the
-formula comes from and is not read.
+formula comes from and is not read. A formula that adapts has one key more, and may then read `task`:
+
+    "adaptation": {"expression": "tanh(9 * worth_of_log_distance)", "decay": -1.5, "step_sizes": -0.2}
 """
 
 from __future__ import annotations
@@ -24,13 +26,34 @@ from metarl.config_json import config_from_json, config_to_json
 from metarl.errors import CheckpointError, ConfigError, MetarlError
 from metarl.files import reason, replace_file
 from metarl.losses.expression import Node, evaluate, input_names, parse, to_latex, to_sympy, to_text
+from metarl.losses.formula_encoding import TASK, FormulaEncoding
 from metarl.losses.head import LARGEST_INPUT
-from metarl.losses.support import change_of, step_input_names
+from metarl.losses.support import change_of, step_input_names, worth_names
 
 PREFIX = "formula:"
 FORMAT, VERSION = "metarl-formula", 1
 _NUM_GROUPS = 3
 _MAX_BYTES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a formula adapts to its task.
+
+    Attributes:
+        expression: text of a number, `task`, over what the task's feedback goes along with: `worth_of_NAME` for each of
+            the signals, their changes and effort, which are zero as long as nothing is known (`feedback_model`).
+        decay: slope of logit(discount gae_lambda) by `task`; of a reward alone.
+        step_sizes: slope of the logarithm of step sizes by `task`.
+    """
+
+    expression: str
+    decay: float = 0.0
+    step_sizes: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.decay) and math.isfinite(self.step_sizes)):
+            raise ConfigError(f"slopes of an adaptation must be finite, got {self.decay} and {self.step_sizes}.")
 
 
 @dataclass(frozen=True)
@@ -45,6 +68,7 @@ class Formula:
         discount, gae_lambda: of later rewards.
         step_sizes: rows of inner updates, columns of `STEP_SIZE_GROUPS`; later updates take the last row.
         made_by: where it comes from.
+        adaptation: how it adapts to its task; None: it is the same for all.
     """
 
     loss: Literal["reward", "potential", "advantage"]
@@ -55,6 +79,7 @@ class Formula:
     gae_lambda: float
     step_sizes: tuple[tuple[float, ...], ...]
     made_by: dict[str, Any] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
 
     def __post_init__(self) -> None:
         if not self.bound > 0 or not math.isfinite(self.bound):
@@ -68,12 +93,15 @@ class Formula:
             raise ConfigError(f"step_sizes must be positive, got {self.step_sizes}.")
         if len(set(self.signals)) != len(self.signals) or not all(name.isidentifier() for name in self.signals):
             raise ConfigError(f"signals must be names, each once, got {self.signals}.")
+        if TASK in self.signals:
+            raise ConfigError(f"no signal may be called {TASK!r}: that is what a formula knows of its task.")
         self.tree()
+        self.encoding()
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """The names that the expression may use."""
-        return formula_inputs(self.loss, self.signals)
+        return (*formula_inputs(self.loss, self.signals), *(() if self.adaptation is None else (TASK,)))
 
     def tree(self) -> Node:
         """The expression, read."""
@@ -81,10 +109,23 @@ class Formula:
 
     @property
     def read_signals(self) -> tuple[str, ...]:
-        """Those of its signals that the expression reads, itself or their change: an environment needs no others."""
+        """Those of its signals that the expression reads, itself or their change: an environment needs no others.
+
+        One that adapts needs all of them: what a task's feedback goes along with is told apart between all.
+        """
+        if self.adaptation is not None:
+            return self.signals
         used = input_names(self.tree())
         read = tuple(name for name in self.signals if name in used or change_of(name) in used)
         return read or (self.signals[:1] if self.loss == "potential" else ())  # a potential is a function of something
+
+    def encoding(self) -> FormulaEncoding | None:
+        """What it knows of its task, as a loss takes it; None where it does not adapt."""
+        if self.adaptation is None:
+            return None
+        names = worth_names(self.signals)
+        tree = parse(self.adaptation.expression, names)
+        return FormulaEncoding(tree, names, self.adaptation.decay, self.adaptation.step_sizes)
 
     def to_text(self, digits: int | None = None) -> str:
         """The expression with constants of so many significant digits; None: all of them."""
@@ -100,31 +141,35 @@ class Formula:
 
     def to_json(self) -> dict[str, Any]:
         """What a formula file holds."""
-        return {"format": FORMAT, "version": VERSION, **config_to_json(self)}
+        values = {"format": FORMAT, "version": VERSION, **config_to_json(self)}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class FormulaHead:
-    """c tanh(f(x) / c) with f a formula: takes the place of a `Head`. It has no parameters.
+    """c tanh(f(x) / c) with f a formula: takes the place of a `Head`. Its one parameter is `task`, if it adapts.
 
     Attributes:
         tree: f.
         input_names: names of the numbers it is given, in their order.
         bound: c, the largest magnitude of the output.
+        adapts: whether f may read what is known of the task.
     """
 
     tree: Node
     input_names: tuple[str, ...]
     bound: float
+    adapts: bool = False
 
     def initial_parameters(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """It has none."""
-        return {}
+        """`task`, (1,), as long as nothing is known of it; else none."""
+        return {TASK: torch.zeros(1)} if self.adapts else {}
 
     def __call__(self, parameters: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """(..., I) -> (...), in [-c, c]; NaN where the formula has no value, and the update is then left out."""
         inputs = inputs.clamp(-LARGEST_INPUT, LARGEST_INPUT)
-        value = evaluate(self.tree, dict(zip(self.input_names, inputs.unbind(-1), strict=True)))
+        known = {TASK: parameters[TASK].expand(inputs.shape[:-1])} if self.adapts else {}
+        value = evaluate(self.tree, dict(zip(self.input_names, inputs.unbind(-1), strict=True)) | known)
         return self.bound * torch.tanh(value / self.bound)
 
 

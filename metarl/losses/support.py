@@ -116,6 +116,11 @@ def step_input_names(signals: tuple[str, ...]) -> tuple[str, ...]:
     return (*signals, *map(change_of, signals), "effort", "reward")
 
 
+def worth_names(signals: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of the entries of `feedback_model`: how much feedback goes along with more of each number of a step."""
+    return tuple(f"worth_of_{name}" for name in step_input_names(signals)[:-1])
+
+
 def change_of(signal: str) -> str:
     """The name of a signal's change within a step."""
     return f"change_of_{signal}"

@@ -129,9 +129,10 @@ def formula_credit(
 ) -> LearnedReward | LearnedPotential | LearnedAdvantage:
     """A reward, potential or advantage in closed form; nothing in it is learned."""
     signals, discount, gae_lambda = formula.read_signals, formula.discount, formula.gae_lambda
-    head = FormulaHead(formula.tree(), formula_inputs(formula.loss, signals), formula.bound)
+    adapts = formula.adaptation is not None
+    head = FormulaHead(formula.tree(), formula_inputs(formula.loss, signals), formula.bound, adapts)
     if formula.loss == "reward":
-        return LearnedReward(signals, horizon, discount, gae_lambda, head, learns_decay=False)
+        return LearnedReward(signals, horizon, discount, gae_lambda, head, learns_decay=adapts)
     if formula.loss == "potential":
         return LearnedPotential(signals, horizon, discount, gae_lambda, lambda_anneal_steps, head)
     return LearnedAdvantage(signals, head)

@@ -73,11 +73,18 @@ class TaskEncoding:
 
     def encode(self, parameters: Mapping[str, Tensor], supports: Sequence[Support]) -> Tensor:
         """z, (Z,), of one task after one or more batches of experience."""
-        first = supports[0]
+        return self._happened(parameters, supports[0]) + parameters["feedback.weight"] @ feedback_model(supports)
+
+    def encode_each(self, parameters: Mapping[str, Tensor], supports: Sequence[Support]) -> list[Tensor]:
+        """z, (Z,), of one task after its first batch, after its first two, and so on."""
+        happened = self._happened(parameters, supports[0])
+        models = [feedback_model(supports[: k + 1]) for k in range(len(supports))]
+        return [happened + parameters["feedback.weight"] @ model for model in models]
+
+    def _happened(self, parameters: Mapping[str, Tensor], first: Support) -> Tensor:
         inputs = step_inputs(first).clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
         hidden = torch.tanh(inputs @ parameters["encode.0.weight"].mT + parameters["encode.0.bias"])
-        happened = (first.weight.unsqueeze(-1) * (hidden @ parameters["encode.1.weight"].mT)).sum(0)
-        return happened + parameters["feedback.weight"] @ feedback_model(supports)
+        return (first.weight.unsqueeze(-1) * (hidden @ parameters["encode.1.weight"].mT)).sum(0)
 
     def modulate(
         self, parameters: Mapping[str, Tensor], loss: Mapping[str, Tensor], log_step_size: Tensor, encoding: Tensor

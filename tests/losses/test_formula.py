@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarl.config import RunConfig
+from metarl.env import BatchedEnv
 from metarl.errors import ConfigError, MetarlError, UnknownNameError
+from metarl.learned_loss import LearnedLoss
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.expression import (
     FUNCTIONS,
@@ -29,7 +32,16 @@ from metarl.losses.expression import (
     to_text,
     with_constants,
 )
-from metarl.losses.formula import Formula, FormulaHead, formula_of, read_formula, self_contained, write_formula
+from metarl.losses.formula import (
+    Adaptation,
+    Formula,
+    FormulaHead,
+    formula_of,
+    read_formula,
+    self_contained,
+    write_formula,
+)
+from metarl.losses.support import Support, with_episodes
 from metarl.losses.table import make_inner_loss
 from tests.reaching_probe import reaching
 
@@ -216,6 +228,12 @@ def test_a_file_reads_back(tmp_path):
         ({"step_sizes": [[1.0, 0.0, 1.0]]}, "step_sizes must be positive"),
         ({"signals": ["a b"]}, "signals"),
         ({"discount": 1.5}, "discount"),
+        ({"expression": "task * closing_speed"}, "task"),
+        ({"signals": ["task", "closing_speed"], "expression": "closing_speed"}, "no signal may be called 'task'"),
+        ({"adaptation": {"expression": "worth_of_closing_sped"}}, "Did you mean 'worth_of_closing_speed'"),
+        ({"adaptation": {"expression": "closing_speed"}}, "closing_speed"),
+        ({"adaptation": {"expression": "0", "decay": math.inf}}, "finite"),
+        ({"adaptation": {"colour": "0"}}, "unknown key 'colour'"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path, change, message):
@@ -277,8 +295,6 @@ def test_only_step_sizes_are_learned_and_they_start_from_the_file(tmp_path):
 
 @pytest.mark.parametrize("loss", ["reward", "potential", "advantage"])
 def test_a_formula_of_each_kind_trains_policies(tmp_path, loss):
-    from metarl.env import BatchedEnv
-
     learner = learner_of(tmp_path, loss=loss, expression="closing_speed - log_distance")
     spec = reaching(horizon=6)
     env = BatchedEnv(spec, 8)
@@ -301,6 +317,77 @@ def test_a_formula_reads_the_signals_that_it_names():
     with pytest.raises(ConfigError, match="signals that reaching does not give: wind"):
         source = json.dumps(formula(signals=("wind",), expression="wind").to_json())
         LearnedLossLearner(spec, LearnedLossConfig(loss=f"formula:{source}"), 0)
+
+
+ADAPTS = Adaptation("tanh(2 * worth_of_closing_speed)", decay=-1.0, step_sizes=0.5)
+
+
+def told(signal, feedback):
+    """Two episodes of two steps: `signal` of each, (2,), is closing_speed throughout; feedback comes at the end."""
+    zeros = torch.zeros(4)
+    closing = torch.tensor(signal).repeat(2)  # two steps of both episodes
+    steps = Support(
+        obs=zeros,
+        action=zeros,
+        log_prob=zeros,
+        before=torch.stack([zeros, closing], 1),
+        after=torch.stack([zeros, closing], 1),
+        effort=zeros,
+        reward=torch.cat([torch.zeros(2), torch.tensor(feedback)]),
+        ended=zeros,
+        weight=torch.full((4,), 0.25),
+        episode_means=zeros[:0],
+        episode_feedback=zeros[:0],
+    )
+    return with_episodes(steps, 2)
+
+
+def test_a_formula_knows_what_the_feedback_goes_along_with(tmp_path):
+    path = tmp_path / "f.json"
+    write_formula(path, formula(expression="task * closing_speed", adaptation=ADAPTS))
+    loss = LearnedLoss.from_formula(path)
+    assert loss.parameters["task"].tolist() == [0.0]  # nothing is known
+    assert loss.discount(0.99) == pytest.approx(0.97 * 0.9)
+    better, worse = (loss.of_task(told([0.0, 1.0], [0.0, pay])) for pay in (1.0, -1.0))
+    # One feature that explains all: of standardised values the slope is 1 / (1 + 0.03), but for the smallest spread.
+    task = math.tanh(2 / 1.03)
+    assert float(better.parameters["task"]) == pytest.approx(task, abs=1e-4)
+    assert float(worse.parameters["task"]) == pytest.approx(-task, abs=1e-4)
+    logit = math.log(0.873 / 0.127)
+    assert better.discount(0.99) == pytest.approx(1 / (1 + math.exp(task - logit)), abs=1e-4)
+    step = [torch.tensor([[0.0, 3.0]]), torch.tensor([[0.0, 3.0]]), *torch.zeros(3, 1)]
+    for one, expected in ((loss, 0.0), (better, 3 * task), (worse, -3 * task)):
+        assert float(one.reward(*step)) == pytest.approx(5 * math.tanh(expected / 5), abs=1e-3)
+    _, sizes = loss.loss.of_task(loss.meta_parameters, [told([0.0, 1.0], [0.0, 1.0])])
+    assert sizes[0].exp().tolist() == pytest.approx([size * math.exp(0.5 * task) for size in (0.5, 0.4, 0.3)], rel=1e-3)
+
+
+def test_a_formula_that_adapts_reads_back_and_asks_for_all_of_its_signals(tmp_path):
+    adapting = formula(expression="task * closing_speed", adaptation=ADAPTS)
+    write_formula(tmp_path / "f.json", adapting)
+    assert read_formula(str(tmp_path / "f.json")) == adapting
+    assert adapting.read_signals == ("log_distance", "closing_speed")
+    assert replace(adapting, expression="closing_speed", adaptation=None).read_signals == ("closing_speed",)
+    assert "adaptation" not in formula().to_json()
+
+
+@pytest.mark.parametrize("loss", ["reward", "potential", "advantage"])
+def test_policies_learn_with_a_formula_that_adapts(tmp_path, loss):
+    learner = learner_of(tmp_path, loss=loss, expression="(1 + task) * closing_speed", adaptation=ADAPTS)
+    spec = reaching(horizon=6)
+    env = BatchedEnv(spec, 8)
+    env.set_tasks(spec.tasks.sample_train(2, torch.Generator().manual_seed(0)))
+    before = {name: value.detach().clone() for name, value in learner.meta_parameters.items()}
+    rollout = learner.collect(env)
+    supports = [learner.support(rollout, 0, 2)]
+    of_task, _ = torch.func.vmap(learner.loss.of_task, in_dims=(None, 0))(before, supports)
+    assert of_task["task"].shape == (2, 1) and not torch.equal(of_task["task"][0], of_task["task"][1])
+    metrics = learner.update(rollout, 0.0)
+    assert metrics["dropped_tasks"] == 0
+    changed = {name for name, value in learner.meta_parameters.items() if not torch.equal(value, before[name])}
+    assert changed == {"log_step_size"}
+    fixed = LearnedLossLearner(spec, replace(learner.config, adapts_to_task=False), 0)
+    assert fixed.loss.of_task(before, [])[0]["task"].tolist() == [0.0]
 
 
 def test_a_run_keeps_the_formula_itself(tmp_path):

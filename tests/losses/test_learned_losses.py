@@ -294,6 +294,18 @@ def test_the_encoding_does_not_depend_on_the_order_of_steps_and_episodes():
         torch.testing.assert_close(a, b)
 
 
+def test_the_losses_of_a_lifetime_are_those_of_the_batches_until_then():
+    loss, supports = adaptive(), [reach_support(seed) for seed in range(3)]
+    meta = strong_meta(loss)
+    lifetime = loss.of_lifetime(meta, supports)
+    assert len(lifetime) == 3
+    for k, (adapted, steps) in enumerate(lifetime):
+        expected, expected_steps = loss.of_task(meta, supports[: k + 1])
+        assert all(torch.equal(adapted[name], expected[name]) for name in expected)
+        assert torch.equal(steps, expected_steps)
+    assert not torch.equal(lifetime[0][1], lifetime[2][1])  # what happened later counts
+
+
 def told_once(first, feedback):
     """Experience whose first signal is `first` and whose feedback comes at the end, (E,) each."""
     support = random_support()
