@@ -2,10 +2,12 @@
 
 Each run is judged on every split, over trials of two episodes; `second_minus_first` is what the second episode earns
 more on the same task. Environments that were judged before stay in the result, and so do their expert and random
-actions, which no training changes; `--references` judges these two again.
+actions, which no training changes; `--references` judges these two again, as a changed environment needs.
 
     metarl train rl2 --env push --out runs/suite/push
     python scripts/judge_suite.py runs/suite/push
+    metarl train domain-randomised --env traffic --out runs/suite/traffic-blind
+    python scripts/judge_suite.py runs/suite/traffic-blind --out benchmarks/results/suite-without-memory.json
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def main() -> None:
 def judged(run: LoadedRun, split: str, known: dict[str, Any]) -> dict[str, Any]:
     """The run, the expert and random actions on the tasks of a split; `known`, what was judged there before."""
     protocol: dict[str, Any] = {"split": split, "num_tasks": NUM_TASKS, "num_episodes": NUM_EPISODES, "seed": 0}
-    policies: dict[str, tuple[Adapts, bool | None]] = {"rl2": (run.learner, None)}
+    policies: dict[str, tuple[Adapts, bool | None]] = {run.config.algorithm: (run.learner, None)}
     if run.spec.expert is not None and "expert" not in known:
         policies["expert"] = (Expert(), None)
     if "random" not in known:
@@ -81,6 +83,7 @@ def keep_judgement(path: Path, run: LoadedRun, splits: dict[str, Any]) -> None:
     now = circumstances()
     results = contents.setdefault("results", {})
     results[run.config.env] = {
+        "algorithm": run.config.algorithm,
         "env_steps": run.env_steps,
         "seed": run.config.seed,
         "settings": config_to_json(run.config.settings),
@@ -101,8 +104,9 @@ def show_all(path: Path) -> None:
     for env, result in read_results(path).items():
         for split in (split for split in SPLITS if split in result):
             policies = result[split]
-            returns = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in _returns(policies["rl2"])]
-            success = " / ".join(f"{100 * rate:.0f} %" for rate in policies["rl2"]["success_rate"])
+            own = policies[result.get("algorithm", "rl2")]
+            returns = [f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, (low, high) in _returns(own)]
+            success = " / ".join(f"{100 * rate:.0f} %" for rate in own["success_rate"])
             ends = [f"{policies[name]['iqm_return'][0]:.0f}" for name in ("expert", "random")]
             rows.append((f"{env}, {result['env_steps'] / 1e6:.1f} M, {split}", *returns, success, *ends))
     show("IQM return on 64 unseen tasks", ("run", "episode 1", "episode 2", "success", "expert", "random"), rows)

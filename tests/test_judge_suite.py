@@ -37,3 +37,16 @@ def test_references_that_are_known_are_not_judged_again(script, monkeypatch):
     known = {"random": {"iqm_return": "as it was"}}
     assert script.judged(run, "test", known)["random"] == known["random"]
     assert len(script.judged(run, "test", {})["random"]["iqm_return"]) == script.NUM_EPISODES
+
+
+def test_a_policy_without_memory_is_judged_under_its_own_name(script, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(script, "NUM_TASKS", 8)
+    algorithm = "domain-randomised"
+    config = RunConfig(algorithm, "point-navigation", preset(algorithm, "point-navigation"), env_options={"horizon": 5})
+    spec, learner = build(config)
+    run = LoadedRun(Path("run"), config, spec, learner, update=0, env_steps=0)
+    splits = {"test": script.judged(run, "test", {"expert": {"iqm_return": [7.0]}, "random": {"iqm_return": [-9.0]}})}
+    script.keep_judgement(tmp_path / "out.json", run, splits)
+    script.show_all(tmp_path / "out.json")
+    value = script.read_results(tmp_path / "out.json")["point-navigation"]["test"][algorithm]["iqm_return"][0]
+    assert f"{value:.1f} [" in capsys.readouterr().out

@@ -22,6 +22,7 @@ START of the hinge  0                                 0.9 rad
 PLACE of the handle x .58, y 0 m at the start         x .45, y 0 m at the start
 SUCCESS, held 1 s   within 0.08 rad of the angle that is asked for
 BAND of the reward  0.2 rad
+ONSET of the reward up to 0.1 rad                     -
 END                 after 150 control steps (3 s), never earlier
 
 SIGNALS  log_distance, closing_speed, lateral_speed of the hand as to the handle, as in `reach`
@@ -49,6 +50,8 @@ from metarl.tasks import Choice, Parameter, Uniform
 AJAR_RAD = 0.9
 """Where closing starts."""
 TOLERANCE_RAD, BAND_RAD = 0.08, 0.2
+ONSET_RAD = 0.1
+"""Opened so far, a door is paid for having been moved."""
 
 OPENED = Uniform(0.15, 1.1, (0.5, 0.65), ((1.1, 1.3),))
 SHUT = Uniform(0.0, 0.65, (0.25, 0.35), ((0.65, 0.75),))
@@ -74,6 +77,7 @@ OPEN = Goal(
     tolerance=TOLERANCE_RAD,
     place_m=(0.58, 0.0),
     band=BAND_RAD,
+    onset=ONSET_RAD,
 )
 CLOSE = Goal(
     start=lambda task: torch.full_like(task["angle"], AJAR_RAD),

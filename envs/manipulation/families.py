@@ -170,13 +170,12 @@ def _score(geom_id: int, task: Arrays, data: Arrays, state: Arrays, action: Tens
         [
             task["goal"] - tcp,
             (task["goal"] - block.position(data)) * task["in_plane"],
-            data["geom_xpos"][:, geom_id] - tcp,
             data["geom_xpos"][:, geom_id] - pinch,
             _handle(task, data) - tcp,
         ],
         1,
     )
-    distance = torch.linalg.vector_norm(apart, dim=2)  # (N, 5)
+    distance = torch.linalg.vector_norm(apart, dim=2)  # (N, 4)
     near = 1.0 - torch.tanh(reach.DISTANCE_SCALE * distance)
     height = block.position(data)[:, 2]
     grasped = (data["sensordata"][:, grasp.TOUCH] > 0.5).all(1).to(near.dtype)
@@ -184,9 +183,9 @@ def _score(geom_id: int, task: Arrays, data: Arrays, state: Arrays, action: Tens
     error = joint_error(task, _position(task, data)[:, 0])
     rewards = [
         near[:, 0],
-        0.25 * near[:, 2] + 0.75 * near[:, 1],
-        0.2 * near[:, 3] + grasped * (0.2 + 0.6 * lifted),
-        reward_of(task, distance[:, 4], error),
+        push.reward_of(tcp, data["geom_xpos"][:, geom_id], apart[:, 1, :2], task["goal_distance"]),
+        0.2 * near[:, 2] + grasped * (0.2 + 0.6 * lifted),
+        reward_of(task, distance[:, 3], error, _position(task, data)[:, 0]),
     ]
     holds = [
         distance[:, 0] < reach.SUCCESS_M,

@@ -159,6 +159,7 @@ def _of_blocks(task: Arrays, masks: list[Tensor]) -> dict[str, Tensor]:
     goal = torch.where(pushes.unsqueeze(1), on_table, away)
     return {
         "goal": torch.where(reach.unsqueeze(1), torch.stack(in_space, 1), goal),
+        "goal_distance": distance,
         "half_size": half,
         "block_size": torch.where(pushes.unsqueeze(1), box, cube),
         "block_start": torch.where((pushes | grasps).unsqueeze(1), lying, above),

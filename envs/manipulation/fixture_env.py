@@ -11,7 +11,8 @@ With q the position of the joint after the step,
 
     error      |q - target|; where the target is a threshold, how far q falls short of it
     closeness  1 - error / band, at least 0
-    reward     0.25 (1 - tanh(5 d)) + 0.75 closeness, d the distance (m) of tcp and handle; in [0, 1]
+    reward     0.25 reach + 0.75 closeness, in [0, 1]; reach 1 - tanh(5 d), d the distance (m) of tcp and handle, and
+               on door-open 0.6 (1 - tanh(5 d)) + 0.4 min(|q - start| / 0.1 rad, 1)
     success    error <= tolerance for 50 control steps (1 s) in a row, for 10 (0.2 s) where the target is a threshold;
                sweeping over the target is no success
     feedback   1 where error <= tolerance, else 0
@@ -57,6 +58,8 @@ from metarl.tasks import Parameter, Uniform
 from metarl.types import Arrays
 
 REACH_SHARE, DISTANCE_SCALE = 0.25, 5.0  # 1; 1/m
+MOVED_SHARE = 0.4
+"""Of `REACH_SHARE`, where `Goal.onset` is given."""
 TYPICAL_M, TYPICAL_M_S = 0.1, 0.5
 EYE_M, LOOK_AT_M, FOVY_DEG = (-0.16, -1.5, 1.0), (0.38, 0.02, 0.24), 36.0
 """Of the camera."""
@@ -104,6 +107,8 @@ class Goal:
         place_m: (x, y) of the handle at the start, where frame_x and frame_y are zero.
         band: error from which on the reward tells nothing; None: the target is a threshold, and the reward tells it
             from the start on.
+        onset: a joint that has moved so far, whichever way, is paid a share of the reward for reaching; less than the
+            nearest target is away, so that it does not tell it. For handles that chance seldom takes hold of.
     """
 
     start: Callable[[Arrays], Tensor]
@@ -111,6 +116,7 @@ class Goal:
     tolerance: float
     place_m: tuple[float, float]
     band: float | None = None
+    onset: float | None = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,7 @@ def make_fixture_env(task: FixtureTask, horizon: int, action: str = "hand", goal
         error = joint_error(named, data["qpos"][:, JOINT])
         distance = torch.linalg.vector_norm(data["site_xpos"][:, HANDLE] - data["site_xpos"][:, arm7.TCP], dim=1)
         held = held_success(state, error <= named["tolerance"], named["hold_steps"])
-        return Score(reward_of(named, distance, error), *held)
+        return Score(reward_of(named, distance, error, data["qpos"][:, JOINT]), *held)
 
     def metrics(named: Arrays, data: Arrays, state: Arrays) -> Tensor:
         return torch.stack([joint_error(named, data["qpos"][:, JOINT]), time_to_success(state)], 1)
@@ -262,6 +268,8 @@ def place(fixture: Fixture, goal: Goal, task: Arrays) -> dict[str, Tensor]:
         "tolerance": zero + goal.tolerance,
         "is_exact": zero + float(goal.band is not None),
         "band": (target - start).abs() if goal.band is None else zero + goal.band,
+        "onset": zero + (1.0 if goal.onset is None else goal.onset),
+        "moved_share": zero + (0.0 if goal.onset is None else MOVED_SHARE),
         "hold_steps": zero + (HOLD_STEPS if goal.band is None else SETTLED_STEPS),
         "side": side,
         "fixture_pos": frame - handle,
@@ -315,10 +323,13 @@ def joint_error(task: Arrays, position: Tensor) -> Tensor:
     return torch.where(task["is_exact"] > 0.5, missing.abs(), missing.clamp(min=0.0))
 
 
-def reward_of(task: Arrays, distance: Tensor, error: Tensor) -> Tensor:
-    """The reward of the module, (N,), at a distance of hand and handle and an error of the joint."""
+def reward_of(task: Arrays, distance: Tensor, error: Tensor, position: Tensor) -> Tensor:
+    """The reward of the module, (N,), at a distance of hand and handle, an error and a position of the joint."""
     closeness = (1.0 - error / task["band"]).clamp(min=0.0)
-    return REACH_SHARE * (1.0 - torch.tanh(DISTANCE_SCALE * distance)) + (1.0 - REACH_SHARE) * closeness
+    near = 1.0 - torch.tanh(DISTANCE_SCALE * distance)
+    moved = ((position - task["start"]).abs() / task["onset"]).clamp(max=1.0)
+    reach = torch.lerp(near, moved, task["moved_share"])
+    return REACH_SHARE * reach + (1.0 - REACH_SHARE) * closeness
 
 
 def seen(fixture: Fixture, task: Arrays, data: Arrays, goal_seen: bool) -> layout.Parts:

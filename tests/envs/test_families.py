@@ -85,7 +85,10 @@ def test_rewards_are_those_of_the_families_own_environments():
     data["site_xpos"][:, arm7.TCP] = handles + torch.tensor([0.0, 0.0, 0.1])
     data["site_xpos"][:3, arm7.TCP] = task["goal"][:3] + torch.tensor([0.0, 0.0, 0.1])
     data["site_xpos"][:, arm7.PINCH] = data["geom_xpos"][:, BLOCK]
-    data["site_xpos"][1, arm7.TCP] = data["geom_xpos"][1, BLOCK]
+    ahead = torch.tensor([math.cos(1.0), math.sin(1.0), 0.0])  # from the box to its goal
+    data["qpos"][1, 9:12] += 0.04 * ahead
+    data["geom_xpos"][1, BLOCK] += 0.04 * ahead
+    data["site_xpos"][1, arm7.TCP] = data["geom_xpos"][1, BLOCK] - 0.075 * ahead
     data["sensordata"][2, 3:5] = 1.0
     data["qpos"][2, 11] = 0.05
     # Door angles of 0.4 rad, openings of 10.5 cm, 12 cm of the window, 2.7 cm of the button are asked for.
@@ -94,10 +97,10 @@ def test_rewards_are_those_of_the_families_own_environments():
     reward = SPEC.step(task, data, env._state, torch.zeros(9, 4), NONE).reward
     near = 1 - math.tanh(0.5)
     closeness = torch.tensor([0.5, 0.8, 0.009 / 0.027, 0.75, 0.7, 0.8])
-    push_m = 0.12 + 0.08 * 0.5
-    expected = [near, 0.25 + 0.75 * (1 - math.tanh(5 * push_m)), 0.2 + 0.2 + 0.6 * 0.5]
+    expected = [near, 0.25 + 0.75 * 0.04 / 0.16, 0.2 + 0.2 + 0.6 * 0.5]
     torch.testing.assert_close(reward[:3], torch.tensor(expected), atol=1e-4, rtol=0)
-    torch.testing.assert_close(reward[3:], 0.25 * near + 0.75 * closeness, atol=1e-4, rtol=0)
+    reach = torch.tensor([0.6 * near + 0.4, *[near] * 5])  # the door has been moved
+    torch.testing.assert_close(reward[3:], 0.25 * reach + 0.75 * closeness, atol=1e-4, rtol=0)
 
 
 def test_metrics_tell_the_success_of_each_family():

@@ -32,9 +32,6 @@ def placed(env: BatchedEnv, position: float, away_m: float) -> dict[str, Tensor]
 @pytest.mark.parametrize(
     ("name", "values", "position", "closeness"),
     [
-        ("door-open", {"angle": 0.5}, 0.4, 0.5),
-        ("door-open", {"angle": 0.5}, 0.65, 0.25),
-        ("door-open", {"angle": 0.5}, 0.2, 0.0),
         ("door-close", {"angle": 0.3}, 0.35, 0.75),
         ("door-close", {"angle": 0.3}, 0.9, 0.0),
         ("drawer-open", {"travel": 0.2}, 0.19, 0.8),
@@ -54,6 +51,18 @@ def test_reward_weighs_the_hand_at_the_handle_and_the_joint_near_its_target(
     env = started(spec, tasks_with(spec, **values))
     outcome = spec.step(env._task, placed(env, position, 0.1), env._state, torch.zeros(1, 4), NONE)
     assert float(outcome.reward) == pytest.approx(0.25 * (1 - math.tanh(0.5)) + 0.75 * closeness, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("position", "moved", "closeness"),
+    [(0.0, 0.0, 0.0), (0.04, 0.4, 0.0), (0.2, 1.0, 0.0), (0.4, 1.0, 0.5), (0.65, 1.0, 0.25)],
+)
+def test_door_open_also_pays_for_a_door_that_has_moved(position: float, moved: float, closeness: float):
+    spec = SPECS["door-open"]
+    env = started(spec, tasks_with(spec, angle=0.5))
+    outcome = spec.step(env._task, placed(env, position, 0.1), env._state, torch.zeros(1, 4), NONE)
+    reach = 0.6 * (1 - math.tanh(0.5)) + 0.4 * moved
+    assert float(outcome.reward) == pytest.approx(0.25 * reach + 0.75 * closeness, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,27 @@ def slide(env: BatchedEnv, speed: float, num_steps: int = 40) -> Tensor:
     return env._data["qpos"][:, 10] - before
 
 
-def test_reward_weighs_the_hand_at_the_box_and_the_box_at_the_goal():
+@pytest.mark.parametrize(
+    ("y", "tcp", "expected"),
+    [
+        # 10 of 15 cm left to go in y: behind is y - 7.5 cm, at the height of the box's middle.
+        (0.05, (0.48, -0.025, 0.03), 0.25 + 0.75 / 3),
+        (0.05, (0.48, 0.05, 0.03), 0.25 * (1 - math.tanh(5 * 0.075)) + 0.75 / 3),
+        (0.05, (0.48, 0.05, 0.13), 0.25 * (1 - math.tanh(5 * 0.125)) + 0.75 / 3),
+        (-0.02, (0.48, -0.095, 0.03), 0.25),
+        # Within 5 cm nothing more is asked of the hand.
+        (0.12, (0.48, 0.12, 0.5), 0.25 + 0.75 * 0.8),
+        (0.15, (0.48, 0.15, 0.5), 1.0),
+    ],
+)
+def test_reward_weighs_the_hand_behind_the_box_and_the_way_that_the_box_has_come(
+    y: float, tcp: tuple[float, float, float], expected: float
+):
     env = started(SPEC, tasks_with(SPEC, goal_angle=math.pi / 2, goal_distance=0.15))
-    for y, expected in [(0.15, 0.25 * (1 - math.tanh(0.5)) + 0.75), (0.05, (1 - math.tanh(0.5)))]:
-        outcome = SPEC.step(env._task, placed(env, 0.48, y), env._state, torch.zeros(1, 4), NONE)
-        assert float(outcome.reward) == pytest.approx(expected, abs=1e-5)
+    data = placed(env, 0.48, y)
+    data["site_xpos"][:, arm7.TCP] = torch.tensor(tcp)
+    outcome = SPEC.step(env._task, data, env._state, torch.zeros(1, 4), NONE)
+    assert float(outcome.reward) == pytest.approx(expected, abs=1e-5)
 
 
 def test_success_is_to_be_within_five_centimetres_for_ten_steps():
