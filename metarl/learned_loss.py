@@ -155,27 +155,38 @@ class LearnedLoss:
         return dataclasses.replace(self, parameters=self.loss.of_task(dict(self.meta_parameters), supports)[0])
 
     def adapted(
-        self, spec: EnvSpec, task: TaskLike, *, split: str = "train", num_episodes: int = 16, seed: int = 0
+        self,
+        spec: EnvSpec,
+        task: TaskLike,
+        *,
+        split: str = "train",
+        num_policies: int = 4,
+        num_episodes: int = 16,
+        seed: int = 0,
     ) -> LearnedLoss:
-        """The same loss, modulated for a task on which a policy with random weights plays a first batch.
+        """The same loss, modulated for a task on which some policies with random weights play a batch each.
 
         Args:
             spec: the environment.
             task: its parameters by name, in the ranges of the split, or a row of `TaskDistribution`, (P,).
             split: see `task`.
-            num_episodes: of the batch. What the feedback goes along with is told from so many episodes.
-            seed: of the policy and its actions.
+            num_policies: B. One alone may never do what would tell what the feedback goes along with.
+            num_episodes: of each of them.
+            seed: of the policies and their actions.
 
         Raises:
             UnknownNameError, SpecError: no such task.
             ConfigError: the environment lacks a signal that the loss reads.
         """
         device = next(iter(self.meta_parameters.values())).device
-        config = LearnedLossConfig(loss="feedback", meta_batch_size=1, episodes_per_task=num_episodes)
-        on_env, player = self.on(spec), LearnedLossLearner(spec, config, seed, device)
-        worlds = make_worlds(spec, num_episodes, device=device, seed=seed)
-        worlds.set_tasks(task_row(spec.tasks, task, split).unsqueeze(0).to(device))
-        return self.of_task(on_env.support(player.trial(worlds, 1, make_generator(seed, "first batch", device))))
+        config = LearnedLossConfig(loss="feedback", meta_batch_size=num_policies, episodes_per_task=num_episodes)
+        player = LearnedLossLearner(spec, config, seed, device)
+        player.signal_columns = self.columns(spec)
+        worlds = make_worlds(spec, num_policies * num_episodes, device=device, seed=seed)
+        worlds.set_tasks(task_row(spec.tasks, task, split).repeat(num_policies, 1).to(device))
+        rollout = player.trial(worlds, 1, make_generator(seed, "first batch", device))
+        batches = player.support(rollout, 0, num_policies)  # (B, M, ...)
+        return self.of_task(*(Support(*(value[index] for value in batches)) for index in range(num_policies)))
 
     def with_discount(self, discount: float) -> LearnedLoss:
         """The same loss for a learner with another discount.

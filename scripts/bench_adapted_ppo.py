@@ -1,7 +1,7 @@
 """What stable-baselines3's PPO makes of a learned reward that adapts to its task: one policy per unseen task.
 
 Each task is trained on with its feedback alone, with the learned reward as it is for the typical task, and with the
-same reward after a policy with random weights played a first batch on the task (`LearnedLoss.adapted`).
+same reward after four policies with random weights played 16 episodes each on the task (`LearnedLoss.adapted`).
 
     python scripts/bench_adapted_ppo.py runs/either/adapts-seed0 --env reach-either --split dynamics
 """
@@ -26,7 +26,7 @@ from metarl.learned_loss import LearnedLoss
 from metarl.sb3_adapter import SB3VecEnv, ShapedRewards
 from metarl.statistics import Estimate, bootstrap, bootstrap_difference
 
-NUM_WORLDS, FIRST_BATCH, EPISODES = 16, 16, 32
+NUM_WORLDS, POLICIES, FIRST_EPISODES, EPISODES = 16, 4, 16, 32
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def measure(arguments: argparse.Namespace) -> None:
     typical = LearnedLoss.from_formula(arguments.run) if is_formula else LearnedLoss.load(arguments.run)
     returns: dict[str, list[float]] = {"before": [], "feedback": [], "typical": [], "adapted": []}
     for task in spec.tasks.split(arguments.split, arguments.num_tasks):
-        adapted = typical.adapted(spec, task, num_episodes=FIRST_BATCH, seed=arguments.seed)
+        adapted = typical.adapted(spec, task, num_policies=POLICIES, num_episodes=FIRST_EPISODES, seed=arguments.seed)
         for name, loss in (("feedback", None), ("typical", typical), ("adapted", adapted)):
             before, after = trained(arguments, task, loss)
             returns[name].append(after)
@@ -65,7 +65,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "split": arguments.split,
         "num_tasks": arguments.num_tasks,
         "steps_per_task": arguments.steps,
-        "episodes_of_first_batch": FIRST_BATCH,
+        "episodes_before": POLICIES * FIRST_EPISODES,
         "seed": arguments.seed,
         "metric": "return by the own reward, IQM over tasks with 95 % interval, paired where less another",
         "returns": {name: numbers(bootstrap(of, rng())) for name, of in scores.items()},
