@@ -139,8 +139,9 @@ def test_metrics_tell_the_last_distance():
 @pytest.mark.parametrize("split", ["test", "extrapolation"])
 def test_both_engines_push_the_same(split: str):
     steps, pair = both_engines(SPEC, SPEC.tasks.split(split, 6), 100)
-    for cpu, warp in zip(steps[0][:60], steps[1][:60], strict=True):
-        # A centimetre of the box is up to 0.06 of the reward, and one engine may come within 5 cm a step earlier.
-        torch.testing.assert_close(cpu.reward, warp.reward, atol=0.06, rtol=0)
+    # Rounding grows while the box is pushed: by up to 0.004 of reward within 60 steps, 1e-5 for half of the worlds.
+    for bound, first, last in ((1e-3, 0, 30), (0.01, 30, 60)):
+        for cpu, warp in zip(steps[0][first:last], steps[1][first:last], strict=True):
+            torch.testing.assert_close(cpu.reward, warp.reward, atol=bound, rtol=0)
     boxes = [env._data["qpos"][:, 9:12] for env in pair]
     torch.testing.assert_close(*boxes, atol=0.01, rtol=0)
