@@ -117,10 +117,24 @@ def test_an_environment_or_a_loss_that_does_not_fit_is_refused(losses):
 
 def test_the_example_of_the_document_runs(tmp_path, capsys):
     blocks = re.findall(r"```python\n(.*?)\n```", DOCUMENT.read_text(), re.DOTALL)
-    assert len(blocks) == 1 and len(blocks[0].splitlines()) < 40
+    assert len(blocks) == 2 and len(blocks[0].splitlines()) < 40
     names = {"__name__": "example"}
     exec(blocks[0], names)
     names["main"](out=tmp_path / "run", meta_steps=1, steps=1)
     lines = capsys.readouterr().out.splitlines()
     pattern = r": return -\d+\.\d\d before training, -\d+\.\d\d after 1 steps"
     assert [re.sub(pattern, "", line) for line in lines[-2:]] == ["feedback", "learned reward"]
+
+
+def test_the_fragment_of_the_documentation_adapts_a_loss(tmp_path):
+    first, fragment = re.findall(r"```python\n(.*?)\n```", DOCUMENT.read_text(), re.DOTALL)
+    small = LearnedLossConfig(
+        total_steps=1, meta_batch_size=2, episodes_per_task=4, num_inner_steps=2, policy_dims=(4,), update_threads=1
+    )
+    train(RunConfig("learned-loss", "reach-either", small), tmp_path / "run", validate_every=0, console=False)
+    names = {"__name__": "example"}
+    exec(first, names)
+    names["task"] = envs.make_spec("reach-either").tasks.split("dynamics", 1)[0]
+    exec(fragment.replace("runs/either/adapts-seed0", str(tmp_path / "run")), names)
+    assert 0 < names["model"].gamma < 1
+    names["model"].learn(1)
