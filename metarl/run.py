@@ -14,13 +14,14 @@ from torch import Tensor
 from metarl.checkpoint import Checkpoint, has_checkpoint, load_checkpoint, newest_checkpoint
 from metarl.config import RunConfig
 from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
-from metarl.learned_loss import LossRun, transfer
+from metarl.learned_loss import LossRun
 from metarl.learners import Learner, make_learner
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
 from metarl.start_policy import RANDOM
+from metarl.transfer import transfer
 from metarl.worlds import Spec
 
 

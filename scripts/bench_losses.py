@@ -34,13 +34,13 @@ from metarl.config import RunConfig
 from metarl.distil import with_step_scale, without_adaptation
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.errors import MetarlError
-from metarl.learned_loss import transfer
 from metarl.learners import preset
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.run import LoadedRun
 from metarl.seeding import make_generator
 from metarl.statistics import bootstrap, bootstrap_difference, iqm
+from metarl.transfer import transfer
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

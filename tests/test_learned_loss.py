@@ -16,7 +16,7 @@ from metarl.config import RunConfig
 from metarl.env import BatchedEnv, Signals
 from metarl.errors import CheckpointError, ConfigError, SpecError, UnknownNameError
 from metarl.evaluate import evaluate
-from metarl.learned_loss import LearnedLoss, transfer
+from metarl.learned_loss import LearnedLoss
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPO, MAMLTRPOConfig
@@ -28,6 +28,7 @@ from metarl.losses.support import Support
 from metarl.run import load_run, on_env
 from metarl.seeding import make_generator
 from metarl.train import train
+from metarl.transfer import transfer
 from tests.probes import hidden_target
 
 KINDS = ("reward", "potential", "advantage", "drift", "dense")

@@ -11,7 +11,7 @@ from metarl.checkpoint import newest_checkpoint
 from metarl.config import RunConfig
 from metarl.env import BatchedEnv
 from metarl.errors import CheckpointError, ConfigError, UnknownNameError
-from metarl.learned_loss import LearnedLoss, transfer
+from metarl.learned_loss import LearnedLoss
 from metarl.learners.learned_loss import LearnedLossLearner
 from metarl.learners.learned_loss_config import LearnedLossConfig
 from metarl.learners.maml_trpo import MAMLTRPO, MAMLTRPOConfig, as_cavia
@@ -19,6 +19,7 @@ from metarl.learners.rl2 import RL2Config, without_memory
 from metarl.run import load_run
 from metarl.seeding import make_generator
 from metarl.train import train
+from metarl.transfer import transfer
 from metarl.types import PolicyInput
 
 HORIZON = 5

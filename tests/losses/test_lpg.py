@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 import envs
 from metarl.env import BatchedEnv
-from metarl.learned_loss import transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.hand_designed import HandDesigned
 from metarl.losses.lpg import LPG, Targets
 from metarl.losses.support import Support, relative_to_step
 from metarl.nets.distributions import Categorical, Embedded, Gaussian
 from metarl.seeding import make_generator
+from metarl.transfer import transfer
 from tests.probes import hidden_lever, with_feedback
 
 H, E, Y = 5, 3, 4

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 import envs
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.learned_loss import transfer
 from metarl.learners.learned_loss import LearnedLossConfig, LearnedLossLearner
 from metarl.losses.ml3_control import ML3Control, make_ml3_control
 from metarl.losses.support import Support
 from metarl.nets.distributions import Gaussian
+from metarl.transfer import transfer
 from tests.probes import hidden_lever, hidden_target, with_feedback
 
 M = 6
