@@ -80,16 +80,8 @@ def parameters_of_tasks(
     """The loss's parameters for each task after each of the batches of all, (B, ...) each, and the logarithms of step
     sizes after the last, (B, K, 3)."""
     meta = {name: value.detach() for name, value in learner.meta_parameters.items()}
-    num_tasks = len(supports[0].weight)
-    tasks = [
-        learner.loss.of_lifetime(meta, [Support(*(value[index] for value in support)) for support in supports])
-        for index in range(num_tasks)
-    ]
-    losses = [
-        {name: torch.stack([task[k][0][name] for task in tasks]) for name in task_k}
-        for k, (task_k, _) in enumerate(tasks[0])
-    ]
-    return losses, torch.stack([task[-1][1] for task in tasks])
+    lifetime = torch.func.vmap(learner.loss.of_lifetime, in_dims=(None, 0))(meta, list(supports))
+    return [loss for loss, _ in lifetime], lifetime[-1][1]
 
 
 def typical(loss: Mapping[str, Tensor]) -> dict[str, Tensor]:

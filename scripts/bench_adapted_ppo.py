@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from _measure import RESULTS, save, show
+from bench_adaptation import numbers
 from stable_baselines3 import PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecMonitor
@@ -24,7 +25,7 @@ import envs
 from metarl.errors import MetarlError
 from metarl.learned_loss import LearnedLoss
 from metarl.sb3_adapter import SB3VecEnv, ShapedRewards
-from metarl.statistics import Estimate, bootstrap, bootstrap_difference
+from metarl.statistics import bootstrap, bootstrap_difference
 
 NUM_WORLDS, POLICIES, FIRST_EPISODES, EPISODES = 16, 4, 16, 32
 
@@ -99,10 +100,6 @@ def trained(arguments: argparse.Namespace, task: Tensor, loss: LearnedLoss | Non
 
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
-
-
-def numbers(estimate: Estimate) -> list[float]:
-    return [float(number) for number in estimate]
 
 
 if __name__ == "__main__":
