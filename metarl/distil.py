@@ -41,6 +41,7 @@ from metarl.losses.learned_reward import LearnedReward
 from metarl.losses.support import Support
 from metarl.seeding import make_generator
 from metarl.symbolic import (
+    Linear,
     has_symbolic_regression,
     pareto_front,
     r_squared,
@@ -352,23 +353,30 @@ def _twin(learner: LearnedLossLearner) -> LearnedLossLearner:
 
 def _candidates(rows: Rows, seed: int, has_constant: bool) -> dict[Node, str]:
     """Formulas and where they come from."""
-    x, y, names = rows.x, rows.y, rows.names
-    credited = None if has_constant else rows.credited
 
     def finished(node: Node) -> Node:
         whole = simplified(node) if has_constant else without_constant(node)
         return simplified(rounded(whole, _DIGITS))  # what is rounded to 1 needs no factor
 
     found: dict[Node, str] = {}
+    names = rows.names
+    x, y, credited = _fitted(rows, has_constant)
     for node in sparse_candidates(x, y, names, credited=credited):
         found[finished(node)] = "sparse regression"
     if has_symbolic_regression():
         groups = len(rows.decay)
-        few = rows.where(np.arange(groups) < max(1, _MAX_SEARCH_ROWS * groups // len(y)))
-        again = None if has_constant else few.credited
-        for node in symbolic_candidates(few.x, few.y, names, seed):
-            found.setdefault(finished(refitted(node, few.x, few.y, names, credited=again)), "symbolic regression")
+        few = rows.where(np.arange(groups) < max(1, _MAX_SEARCH_ROWS * groups // len(rows.y)))
+        x, y, credited = _fitted(few, has_constant)
+        for node in symbolic_candidates(few.x[few.counts], few.y[few.counts], names, seed):
+            found.setdefault(finished(refitted(node, x, y, names, credited=credited)), "symbolic regression")
     return found
+
+
+def _fitted(rows: Rows, has_constant: bool) -> tuple[NDArray, NDArray, Linear | None]:
+    """Inputs, the head, and what of it counts: with a constant each step that was made, without one its credit."""
+    if has_constant:
+        return rows.x[rows.counts], rows.y[rows.counts], None
+    return rows.x, rows.y, rows.credited
 
 
 def _has_constant(credit: LearnedCredit, lives: Lives) -> bool:

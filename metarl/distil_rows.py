@@ -26,6 +26,7 @@ class Rows:
     Attributes:
         x: (R, I), inputs.
         y: (R,), the head before its bound.
+        counts: (R,) bool, not steps after an episode's end.
         names: of the inputs.
         decay: (G,), of later rewards; 0 where each step is judged for itself.
         is_held_out: (G,), blocks of tasks held out from the fit.
@@ -34,6 +35,7 @@ class Rows:
 
     x: NDArray
     y: NDArray
+    counts: NDArray
     names: tuple[str, ...]
     decay: NDArray
     is_held_out: NDArray
@@ -47,7 +49,15 @@ class Rows:
             blocks = values.reshape(groups, -1, *values.shape[1:])[chosen]
             return blocks.reshape(-1, *values.shape[1:])
 
-        return Rows(of(self.x), of(self.y), self.names, self.decay[chosen], self.is_held_out[chosen], self.horizon)
+        return Rows(
+            of(self.x),
+            of(self.y),
+            of(self.counts),
+            self.names,
+            self.decay[chosen],
+            self.is_held_out[chosen],
+            self.horizon,
+        )
 
     def credited(self, values: NDArray) -> NDArray:
         """What steps are credited with if they are rewarded by values, (R, ...): sums of later ones, which decay, less
@@ -55,9 +65,12 @@ class Rows:
         step = np.arange(self.horizon)
         ahead = step - step[:, None]
         decays = np.where(ahead >= 0, self.decay[:, None, None] ** np.maximum(ahead, 0), 0.0)  # (G, H, H)
-        blocks = values.reshape(len(self.decay), self.horizon, -1)  # (G, H, E ...)
+        counts = self.counts.reshape(-1, *[1] * (values.ndim - 1))
+        blocks = np.where(counts, values, 0.0).reshape(len(self.decay), self.horizon, -1)  # (G, H, E ...)
         later = (decays @ blocks).reshape(len(self.decay), self.horizon, -1, *values.shape[1:])
-        return (later - later.mean(2, keepdims=True)).reshape(values.shape)
+        present = counts.reshape(*later.shape[:3], *counts.shape[1:])
+        mean = (present * later).sum(2, keepdims=True) / np.maximum(present.sum(2, keepdims=True), 1)
+        return np.where(present, later - mean, 0.0).reshape(values.shape)
 
 
 def sample_rows(credit: LearnedCredit, lives: Lives, task: TaskNumber | None, horizon: int, seed: int) -> Rows:
@@ -79,16 +92,19 @@ def sample_rows(credit: LearnedCredit, lives: Lives, task: TaskNumber | None, ho
     decay = torch.zeros(num_updates, num_tasks, device=inputs.device)
     if isinstance(credit, LearnedReward):
         decay = torch.stack([torch.as_tensor(credit.decay(loss)).view(num_tasks) for loss in losses])
+    present = torch.stack([support.weight > 0 for support in supports])
     share = (value.double() / credit.head.bound).clamp(-_SATURATED, _SATURATED)
     blocks = [
         part.unflatten(2, (horizon, -1))[:, :, :, :_MAX_EPISODES].flatten(0, 1).double().cpu().numpy()
-        for part in (inputs, (credit.head.bound * torch.atanh(share)).unsqueeze(-1))
+        for part in (inputs, (credit.head.bound * torch.atanh(share)).unsqueeze(-1), present.unsqueeze(-1))
     ]  # (K B, H, E, ...)
     held_out = np.tile(np.arange(num_tasks) >= num_tasks // 2, num_updates)
     rng, at_most = np.random.default_rng(seed), max(1, _MAX_ROWS // blocks[1][0].size // 2)
     chosen = np.concatenate([rng.permutation(np.flatnonzero(held_out == part))[:at_most] for part in (False, True)])
-    x, y = (block[chosen].reshape(-1, block.shape[-1]) for block in blocks)
-    return Rows(x, y[:, 0], names, decay.flatten().double().cpu().numpy()[chosen], held_out[chosen], horizon)
+    x, y, counts = (block[chosen].reshape(-1, block.shape[-1]) for block in blocks)
+    return Rows(
+        x, y[:, 0], counts[:, 0] > 0, names, decay.flatten().double().cpu().numpy()[chosen], held_out[chosen], horizon
+    )
 
 
 def _repeated(loss: dict[str, Tensor], num_tasks: int) -> dict[str, Tensor]:

@@ -69,7 +69,7 @@ def test_sparse_regression_survives_noise_and_offers_every_number_of_terms():
 
 def blocks(x, y, decay=0.5):
     """Rows as two blocks of four steps of many episodes."""
-    return Rows(x, y, NAMES, np.full(2, decay), np.array([False, True]), horizon=4)
+    return Rows(x, y, np.ones(len(y), dtype=bool), NAMES, np.full(2, decay), np.array([False, True]), horizon=4)
 
 
 def test_what_steps_are_credited_with_sums_up_what_comes_later_and_is_relative_to_other_episodes():
@@ -83,6 +83,17 @@ def test_what_steps_are_credited_with_sums_up_what_comes_later_and_is_relative_t
         assert credited[block] == pytest.approx(expected)
     half = blocks(np.arange(48.0).reshape(16, 3), np.arange(16.0)).where(np.array([False, True]))
     assert half.y.tolist() == list(range(8, 16)) and half.x[0].tolist() == [24.0, 25.0, 26.0]
+
+
+def test_steps_after_an_end_are_credited_with_nothing_and_compared_with_nothing():
+    values = np.array([[1.0, 10.0], [2.0, np.nan], [4.0, np.nan], [8.0, np.nan]])  # the second episode ends at once
+    rows_ = Rows(
+        np.zeros((8, 3)), np.zeros(8), np.isfinite(values).ravel(), NAMES, np.array([0.5]), np.array([False]), 4
+    )
+    credited = rows_.credited(values.ravel()).reshape(4, 2)
+    first = 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 8
+    assert credited[0] == pytest.approx([(first - 10) / 2, (10 - first) / 2])
+    assert not credited[1:].any()  # alone at their step
 
 
 def test_a_formula_is_fitted_to_what_it_credits():
