@@ -1,7 +1,8 @@
 """Policies to start meta-training from: those of finished runs, as parameters of an `MLPPolicy`.
 
 A setting names one as `policy:RUN`. The actor of a policy without memory (`domain-randomised`, `ppo`) is four layers
-with tanh between them: an `MLPPolicy` with three hidden layers that acts in the same way.
+with tanh between them: an `MLPPolicy` with three hidden layers that acts in the same way. What its critic reads does
+not matter; a shortcut past the middle layer does, for an `MLPPolicy` has none.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def start_from(setting: str, parameters: Mapping[str, Tensor], normalizer: Runni
     Raises:
         UnknownNameError: another setting.
         CheckpointError: no such run, or a damaged one.
-        ConfigError: a policy that remembers, is told its task, or has other layers.
+        ConfigError: a policy that remembers, is told its task, has a shortcut or other layers.
     """
     if setting == RANDOM:
         return dict(parameters)
@@ -104,11 +105,21 @@ def start_from(setting: str, parameters: Mapping[str, Tensor], normalizer: Runni
     return dict(parameters) | found
 
 
+def _reads_the_observation_alone(model: Mapping[str, Tensor]) -> bool:
+    """Whether the encoder of an actor-critic has no inputs beside those that are normalised as observations."""
+    return model["encoder.0.weight"].shape[1] == len(model[_NORMALIZER + "mean"])
+
+
 def _policy(model: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """Layers and deviations of the actions of a run's policy, by the names of `MLPPolicy`, in the order of layers."""
     if "layers.0.weight" in model:
         names = {name: name for name in model if name.startswith("layers.") or name == "log_std"}
-    elif all(f"{layer}.weight" in model for layer in _ACTOR_LAYERS) and "task_normalizer.mean" not in model:
+    elif all(f"{layer}.weight" in model for layer in _ACTOR_LAYERS) and _reads_the_observation_alone(model):
+        if model["actor.0.weight"].shape[1] != model["core.0.weight"].shape[0]:
+            raise ConfigError(
+                f"start: the policy of {path} has a shortcut past its middle layer, which policies that adapt by "
+                "gradients have not. Train it with --no-shortcut."
+            )
         ends = ("weight", "bias")
         names = {f"layers.{i}.{end}": f"{layer}.{end}" for i, layer in enumerate(_ACTOR_LAYERS) for end in ends}
         names |= {"log_std": "log_std"} if "log_std" in model else {}

@@ -45,6 +45,10 @@ def runs(tmp_path_factory):
     told = replace(PPO, sees_task=True)
     for name, settings in {"ppo": PPO, "maml-trpo": MAML, "rl2": remembering, "oracle": told}.items():
         train(RunConfig(name, "reach-robots", settings, env_options={"horizon": HORIZON}), folder / name, **QUIET)
+    for name in ("critic_sees_task", "shortcut"):
+        train(
+            RunConfig("ppo", "reach-robots", replace(PPO, **{name: True}), {"horizon": HORIZON}), folder / name, **QUIET
+        )
     return folder
 
 
@@ -52,12 +56,12 @@ def acting(learner, obs):
     return learner._acting(learner.shared(learner.meta_parameters) | learner.meta_parameters, obs)
 
 
-@pytest.mark.parametrize("source", ["ppo", "maml-trpo"])
+@pytest.mark.parametrize("source", ["ppo", "critic_sees_task", "maml-trpo"])
 def test_a_learner_starts_as_the_policy_that_it_is_given(runs, source):
     learner = MAMLTRPO(SPEC, replace(MAML, start=f"policy:{runs / source}"), seed=3)
     obs = torch.randn(20, SPEC.obs_dim, generator=torch.Generator().manual_seed(0))
     before = load_run(runs / source, "cpu").learner
-    if source == "ppo":
+    if source != "maml-trpo":
         network = before.network
         nothing = torch.zeros(20)
         seen = network.read(PolicyInput(obs, torch.zeros(20, 2), nothing, nothing, torch.zeros(20, SPEC.tasks.dim)))
@@ -80,6 +84,11 @@ def test_parameters_that_the_run_does_not_have_stay_as_they_were(runs):
 def test_a_policy_that_reads_more_than_the_observation_is_refused(runs, source):
     with pytest.raises(ConfigError, match="has no policy that acts on the observation alone"):
         MAMLTRPO(SPEC, replace(MAML, start=f"policy:{runs / source}"), 0)
+
+
+def test_a_policy_with_a_shortcut_is_refused_with_what_to_train_instead(runs):
+    with pytest.raises(ConfigError, match="Train it with --no-shortcut"):
+        MAMLTRPO(SPEC, replace(MAML, start=f"policy:{runs / 'shortcut'}"), 0)
 
 
 def test_other_layers_and_names_are_refused_with_what_would_fit(runs):

@@ -129,7 +129,8 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     """The baseline that belongs to an RL² configuration: same network width, steps and settings, no memory.
 
     It has nothing to carry from one episode to the next, so it learns from single episodes, and makes as many
-    more updates of fewer steps. It cannot count the steps left either, so a time limit is no end to it.
+    more updates of fewer steps. It cannot count the steps left either, so a time limit is no end to it. And it has no
+    memory to pass by, so that its actor is a plain perceptron, which learners that adapt by gradients can start from.
     """
     return replace(
         config,
@@ -138,6 +139,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         critic_sees_task=config.critic_sees_task and not sees_task,  # an oracle's critic reads it with the policy
         episodes_per_trial=1,
         bootstrap_at_end=True,
+        shortcut=False,
     )
 
 
