@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
-_GREYS = ("#333333", "#777777")
+GREYS = ("#333333", "#777777")
 _DASHES = ((4, 2), (1, 1.5), (6, 2, 1, 2), (2, 1))
 _MAX_MARKERS = 12
 """Episodes beyond which single points would merge into a bar."""
@@ -239,7 +239,7 @@ def difference_curve(
         if label not in curves:
             raise UnknownNameError("curve", label, curves)
     figure, panels = _figure(2)
-    panels[1].axhline(0, color=_GREYS[1], linewidth=1)
+    panels[1].axhline(0, color=GREYS[1], linewidth=1)
     for index, (label, values) in enumerate(curves.items()):
         num_steps = len(np.asarray(values))
         style = _reference_style(index) if label in references else _line_style(index, num_steps)
@@ -332,7 +332,7 @@ def _line_style(index: int, num_episodes: int) -> dict[str, Any]:
 
 
 def _reference_style(index: int) -> dict[str, Any]:
-    color, dashes = _GREYS[index % len(_GREYS)], _DASHES[index % len(_DASHES)]
+    color, dashes = GREYS[index % len(GREYS)], _DASHES[index % len(_DASHES)]
     return {"color": color, "linestyle": (0, dashes), "linewidth": 1.8}
 
 
