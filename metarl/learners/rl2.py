@@ -118,6 +118,8 @@ class RL2Config(PPOConfig):
     """The value function, which only training asks, is also given the task parameters; the policy is not."""
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
+    reads_reward_change: bool = False
+    """The memory also reads how much more the last step earned than the one before it."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
@@ -140,6 +142,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         episodes_per_trial=1,
         bootstrap_at_end=True,
         shortcut=False,
+        reads_reward_change=False,
     )
 
 
@@ -281,6 +284,7 @@ class RL2:
             sees_task=config.sees_task,
             critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
+            reads_reward_change=config.reads_reward_change,
             initial_std=config.initial_std,
         )
 
@@ -345,5 +349,8 @@ class RL2:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
         self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.discount))
+        if self.network.reward_change_normalizer is not None:
+            change = policy_inputs(rollout, self.space).prev_change
+            self.network.reward_change_normalizer.update(change[rollout.valid].unsqueeze(-1))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)
