@@ -8,6 +8,7 @@ Python loop for convolutions, whose activations then leave the cache; `chunk_siz
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -26,10 +27,18 @@ TaskObjective = Callable[[dict[str, Tensor], Any], tuple[Tensor, dict[str, Tenso
 CPU_ACTIVATION_BYTES = 24 * 2**20
 """What the activations of a chunk's forward pass may take on a CPU. With Conv4 and second order chunks of 15 to 30
 MiB were the quickest, and chunks of four times as much took up to twice as long (scripts/bench_fewshot.py)."""
-SMALLEST_CHUNK = 4
-"""Fewer tasks are differentiated one by one: what `vmap` costs is not won back by batching two or three."""
+SMALLEST_CHUNK = 6
+"""Fewer tasks are differentiated one by one: what `vmap` costs is not won back by batching two to five."""
 GPU_ACTIVATION_BYTES = 2**30
 """The same on a GPU. Backward passes through inner steps keep several times as much."""
+
+
+_IS_ALONE: ContextVar[bool] = ContextVar("_IS_ALONE", default=False)
+
+
+def is_alone() -> bool:
+    """Whether the function of a task that is being computed has it by itself, outside `vmap`."""
+    return _IS_ALONE.get()
 
 
 def descend(
@@ -39,6 +48,7 @@ def descend(
     step_sizes: Callable[[int], StepSize] | StepSize,
     num_steps: int,
     first_order: bool = False,
+    is_transformed: bool = True,
 ) -> list[dict[str, Tensor]]:
     """theta_{k+1} = theta_k - alpha_k * gradient of the loss at theta_k; written for one task, differentiable.
 
@@ -50,6 +60,7 @@ def descend(
             name (a scalar or of the parameter's shape).
         num_steps: K.
         first_order: take inner gradients as constants.
+        is_transformed: see `metarl.rl.inner_loop.adapt`.
 
     Returns:
         theta_0 ... theta_K.
@@ -60,7 +71,7 @@ def descend(
     path = [dict(parameters)]
     for step in range(num_steps):
         size = step_sizes(step) if callable(step_sizes) else step_sizes
-        path.append(adapt(path[-1], support, loss, size, first_order))
+        path.append(adapt(path[-1], support, loss, size, first_order, is_transformed))
     return path
 
 
@@ -194,7 +205,7 @@ def chunk_size(activation_bytes: int, num_examples: int, device: torch.device) -
     """How many tasks to differentiate at a time: as many as keep the activations within the cache, at least one.
 
     A rule and not a measurement, so that a run rounds alike wherever it is repeated. With Conv4 on 28 x 28 images it
-    and strides gives 12 tasks of 10 images, 4 of 30, one of 80; with the network of the sinusoids all tasks of any
+    and strides gives 12 tasks of 10 images, one of 30 or more; with the network of the sinusoids all tasks of any
     batch.
 
     Args:
@@ -235,7 +246,11 @@ def _vmapped(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def of_chunk(tasks: Any) -> Any:
         if num_tasks(tasks) > 1:
             return torch.func.vmap(function)(tasks)
-        found = function(tree_map(lambda leaf: leaf[0], tasks))
+        token = _IS_ALONE.set(True)
+        try:
+            found = function(tree_map(lambda leaf: leaf[0], tasks))
+        finally:
+            _IS_ALONE.reset(token)
         return tree_map(lambda leaf: leaf[None], found)
 
     return of_chunk

@@ -77,6 +77,7 @@ def adapt(
     loss: Callable[[Mapping[str, Tensor], Support], Tensor],
     step_size: Mapping[str, Tensor] | Tensor | float,
     first_order: bool = False,
+    is_transformed: bool = True,
 ) -> dict[str, Tensor]:
     """One inner step on one task: parameters - step_size * gradient.
 
@@ -86,9 +87,22 @@ def adapt(
         loss: (parameters, samples) -> scalar.
         step_size: one for all, or by name (scalar or of the parameter's shape).
         first_order: take the gradient as a constant when the result is differentiated; its graph is not recorded.
+        is_transformed: the call may be inside `vmap` or another transform of `torch.func`. Outside of them plain
+            autograd gives the same gradient; with batch normalisation it is quicker to differentiate again.
     """
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not first_order):
-        gradient = torch.func.grad(loss)(dict(parameters), samples)
+    keeps_graph = torch.is_grad_enabled() and not first_order
+    if is_transformed:
+        with torch.set_grad_enabled(keeps_graph):
+            gradient = torch.func.grad(loss)(dict(parameters), samples)
+    else:
+        with torch.enable_grad():
+            # Views, since one parameter may have been computed from another.
+            inputs = {
+                n: v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for n, v in parameters.items()
+            }
+            value, leaves = loss(inputs, samples), list(inputs.values())
+            slopes = torch.autograd.grad(value, leaves, create_graph=keeps_graph, materialize_grads=True)
+        gradient = dict(zip(inputs, slopes, strict=True))
     if isinstance(step_size, Mapping):
         return {name: value - step_size[name] * gradient[name] for name, value in parameters.items()}
     return {name: value - step_size * gradient[name] for name, value in parameters.items()}

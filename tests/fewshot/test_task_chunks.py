@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from metarl.fewshot.inner_loop import activation_bytes, chunk_size, descend, map_tasks, mean_over_tasks
+from metarl.fewshot.inner_loop import activation_bytes, chunk_size, descend, is_alone, map_tasks, mean_over_tasks
 
 CPU = torch.device("cpu")
 
@@ -31,13 +31,51 @@ def test_steps_of_size_zero_and_no_steps_are_the_identity():
 
 
 @pytest.mark.parametrize(("first_order", "slope"), [(False, 0.75**3), (True, 1.0)])
-def test_first_order_takes_the_path_for_a_shift(first_order, slope):
+@pytest.mark.parametrize("is_transformed", [True, False])
+def test_first_order_takes_the_path_for_a_shift(first_order, slope, is_transformed):
     def end(x):
-        return descend({"x": x}, torch.tensor(0.0), quadratic, 0.25, 3, first_order)[-1]["x"]
+        return descend({"x": x}, torch.tensor(0.0), quadratic, 0.25, 3, first_order, is_transformed)[-1]["x"]
 
-    assert float(torch.func.grad(end)(torch.tensor(4.0))) == slope
     x = torch.tensor(4.0, requires_grad=True)
     assert float(torch.autograd.grad(end(x), x)[0]) == slope
+    if is_transformed:
+        assert float(torch.func.grad(end)(torch.tensor(4.0))) == slope
+
+
+def test_steps_of_plain_autograd_are_those_of_transforms_also_where_nothing_is_recorded():
+    def loss(parameters, target):
+        return (parameters["x"].sin() - target).square().sum() + 0.0 * target.sum()
+
+    start = {"x": torch.tensor([0.3, -1.0]), "unused": torch.ones(2)}
+    ends = [descend(start, torch.ones(2), loss, 0.5, 3, is_transformed=alone)[-1] for alone in (True, False)]
+    torch.testing.assert_close(ends[1], ends[0])
+    with torch.no_grad():
+        silent = descend(start, torch.ones(2), loss, 0.5, 3, is_transformed=False)[-1]
+    torch.testing.assert_close(silent, ends[0])
+    assert not any(value.requires_grad for value in silent.values())
+
+
+@pytest.mark.parametrize("is_transformed", [True, False])
+def test_the_gradient_by_a_parameter_leaves_out_what_another_made_of_it(is_transformed):
+    def end(x):
+        start = {"x": x, "y": 3.0 * x}
+        return descend(start, torch.ones(()), lambda p, t: t * p["x"] * p["y"], 0.5, 1, False, is_transformed)[-1]
+
+    x = torch.tensor(2.0, requires_grad=True)
+    found = end(x)
+    assert [value.item() for value in found.values()] == [2.0 - 0.5 * 6.0, 6.0 - 0.5 * 2.0]
+    assert float(torch.autograd.grad(found["x"] + found["y"], x)[0]) == (1.0 - 0.5 * 3.0) + (3.0 - 0.5)
+
+
+def test_a_task_knows_whether_it_is_computed_by_itself():
+    seen = []
+
+    def watch(task):
+        seen.append(is_alone())
+        return task
+
+    map_tasks(watch, torch.zeros(5, 2), 2)
+    assert seen == [False, False, True] and not is_alone()
 
 
 def objective(parameters, task):
@@ -121,7 +159,7 @@ def test_small_networks_go_all_at_once_and_images_a_few_at_a_time():
     conv4 = activation_bytes(
         nn.Sequential(*[layer for i in range(4) for layer in block(1 if i == 0 else 64)]), torch.zeros(1, 1, 28, 28)
     )
-    assert [chunk_size(conv4, count, CPU) for count in (80, 40, 30, 10)] == [1, 1, 4, 12]
+    assert [chunk_size(conv4, count, CPU) for count in (80, 40, 30, 10)] == [1, 1, 1, 12]
     assert chunk_size(10**9, 80, CPU) == 1
 
 

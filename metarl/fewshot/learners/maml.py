@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from metarl.errors import ConfigError
-from metarl.fewshot.inner_loop import StepSize, descend
+from metarl.fewshot.inner_loop import StepSize, descend, is_alone
 from metarl.fewshot.learners.gradient import GradientLearner, InnerSettings, Parameters, as_prediction
 from metarl.fewshot.named_tensors import group, module_of
 from metarl.fewshot.tasks import Examples, Task, class_shares, indicators, prediction_loss, query_metrics
@@ -132,7 +132,8 @@ class MAML(GradientLearner):
 
         adapted = {name: start[name] for name in self.adapted_names}
         sizes = partial(self.step_size_of, meta)
-        path = descend(adapted, support, loss, sizes, num_steps, self.is_first_order)
+        is_transformed = not is_alone()
+        path = descend(adapted, support, loss, sizes, num_steps, self.is_first_order, is_transformed)
         return [start | adapted for adapted in path]
 
     def step_size_of(self, meta: Parameters, step: int) -> StepSize:
