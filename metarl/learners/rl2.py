@@ -22,6 +22,7 @@ from metarl.errors import ConfigError
 from metarl.losses.policy_objective import policy_objective
 from metarl.named_loss import named_loss
 from metarl.nets.actor_critic import ActorCritic
+from metarl.nets.distributions import ActionDistribution, Gaussian
 from metarl.nets.side_by_side import side_by_side
 from metarl.rl.ppo import normalize_advantage, ppo_loss
 from metarl.rl.returns import discounted_returns, generalized_advantage
@@ -120,11 +121,22 @@ class RL2Config(PPOConfig):
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
     reads_reward_change: bool = False
     """The memory also reads how much more the last step earned than the one before it."""
+    expert_coef: float = 0.0
+    """Weight, at the start, of acting like the environment's scripted expert, who is told the task: half the squared
+    distance of the mean action from the expert's, in the states that the policy gets into (Ross et al. 2011; beside
+    reinforcement learning as in Schmitt et al. 2018). For skills that chance does not find."""
+    expert_share: float = 0.5
+    """Share of the training over which that weight falls linearly to zero."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
         super().__post_init__()
+        if self.expert_coef < 0 or not 0 < self.expert_share <= 1:
+            raise ConfigError(
+                f"expert_coef must not be negative and expert_share lie in (0, 1], got {self.expert_coef} and "
+                f"{self.expert_share}."
+            )
 
 
 def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
@@ -144,6 +156,13 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         shortcut=False,
         reads_reward_change=False,
     )
+
+
+def distance_to(action: Tensor, distribution: ActionDistribution) -> Tensor:
+    """Half the squared distance of an action from the mean, or minus the log-probability of a discrete one, (...)."""
+    if isinstance(distribution, Gaussian):
+        return 0.5 * (distribution.mean - action).square().sum(-1)
+    return -distribution.log_prob(action)
 
 
 class RL2:
@@ -172,6 +191,10 @@ class RL2:
             self.objective = self.learned_loss.objective(config.clip)
             self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
+        self._expert_coef = config.expert_coef if isinstance(config, RL2Config) else 0.0
+        self._expert_action: Tensor | None = None
+        if self._expert_coef and not spec.expert:
+            raise ConfigError(f"expert_coef: {spec.name} has no scripted expert.")
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "weights").initial_seed())
@@ -186,8 +209,13 @@ class RL2:
     def collect(self, env: Worlds) -> Rollout:
         """One trial in every world, with sampled actions."""
         reads_signals = self.learned_loss is not None
-        generator = self.generators["policy"]
-        return collect(env, self.network, self.config.episodes_per_trial, generator, reads_signals=reads_signals)
+        num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
+        shown: list[Tensor] = []
+        on_step = (lambda env: shown.append(env.expert_action())) if self._expert_coef else None
+        rollout = collect(env, self.network, num_episodes, generator, on_step, reads_signals=reads_signals)
+        if shown:  # (K, H + 1, N, A), the last ones after the episodes
+            self._expert_action = torch.stack(shown).unflatten(0, (num_episodes, -1))[:, :-1].flatten(0, 1)
+        return rollout
 
     def trial(self, env: Worlds, num_episodes: int, generator: torch.Generator | None, on_step: Any = None) -> Rollout:
         """Adapt to the tasks that the environment holds; `generator` None acts deterministically."""
@@ -215,6 +243,8 @@ class RL2:
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
         seen = self._seen(rollout)
         advantage, target = self._advantages(rollout, seen)
+        if isinstance(config, RL2Config):
+            self._expert_coef = config.expert_coef * max(0.0, 1.0 - progress / config.expert_share)
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
         num_updates = skipped = 0
         for worlds in self._minibatches(rollout.num_worlds):
@@ -232,7 +262,7 @@ class RL2:
                 self.objective,
             )
             total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
-            total = total + self._penalty(seen[:-1], worlds)
+            total = total + self._penalty(distribution, valid, seen[:-1], worlds)
             kl = float(loss.kl)
             if kl > config.target_kl and num_updates:
                 break
@@ -288,9 +318,12 @@ class RL2:
             initial_std=config.initial_std,
         )
 
-    def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
-        """What is added to PPO's loss on a minibatch; nothing here."""
-        return 0.0
+    def _penalty(self, distribution: ActionDistribution, valid: Tensor, seen: Tensor, worlds: Tensor) -> Tensor | float:
+        """What is added to PPO's loss on a minibatch: how unlike the expert the policy acts, while that counts."""
+        if not self._expert_coef or self._expert_action is None:
+            return 0.0
+        distance = distance_to(self._expert_action[:, worlds], distribution)  # (T, n)
+        return self._expert_coef * (distance * valid).sum() / valid.sum().clamp(min=1)
 
     def _head_weights(self) -> list[Tensor]:
         """The weights that `ActorCritic.heads` depends on."""

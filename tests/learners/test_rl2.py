@@ -245,3 +245,50 @@ def test_wrong_settings_are_refused_by_name():
         RL2Config(cell="rnn")
     with pytest.raises(ConfigError, match="learning_rate must be finite, got nan"):
         RL2Config(learning_rate=float("nan"))
+
+
+def with_expert(spec, is_paid=True):
+    """`hidden_target` with an expert that hits it; unpaid, only the expert tells what to do."""
+
+    def step(task, data, state, action, noise):
+        outcome = spec.step(task, data, state, action, noise)
+        return outcome if is_paid else outcome._replace(reward=torch.zeros_like(outcome.reward))
+
+    return replace(spec, step=step, expert=lambda task, obs: task["target"].unsqueeze(1))
+
+
+def test_a_policy_that_sees_the_task_learns_from_the_expert_alone():
+    spec = with_expert(hidden_target(), is_paid=False)
+    settings = replace(SMALL, num_worlds=128, learning_rate=3e-3, target_kl=1.0, expert_coef=30.0)
+    config = without_memory(settings, sees_task=True)
+    env, learner, tasks = BatchedEnv(spec, 128), RL2(spec, config, 0), make_generator(0, "tasks")
+    for update in range(15):
+        env.set_tasks(spec.tasks.sample_train(128, tasks))
+        learner.update(learner.collect(env), update / 100)  # its weight stays near that of the start
+    env.set_tasks(spec.tasks.split("test", 128))
+    action = learner.trial(env, 1, None).action[..., 0]
+    assert (action - env.task[:, 0]).square().mean() < 0.01
+
+
+def test_the_experts_weight_falls_to_zero_and_its_actions_are_those_before_each_step():
+    spec = with_expert(hidden_target())
+    learner, env = RL2(spec, replace(SMALL, expert_coef=2.0, expert_share=0.5), 0), BatchedEnv(spec, 64)
+    env.set_tasks(spec.tasks.sample_train(64, make_generator(0, "tasks")))
+    first = learner.collect(env)
+    learner.update(first, 0.0)
+    rollout = learner.collect(env)
+    expected = env.task[:, 0].expand(2 * spec.horizon, -1).unsqueeze(-1)
+    assert torch.equal(learner._expert_action, expected)
+    distribution = learner.network.evaluate(policy_inputs(rollout, spec.action_space)).distribution
+    penalty = learner._penalty(distribution, rollout.valid, None, torch.arange(64))
+    torch.testing.assert_close(penalty, (distribution.mean - expected).square().mean())  # 2 times half of it
+    for progress, coefficient in [(0.25, 1.0), (0.5, 0.0), (0.75, 0.0)]:
+        learner.update(learner.collect(env), progress)
+        assert learner._expert_coef == pytest.approx(coefficient)
+
+
+def test_an_expert_that_does_not_exist_cannot_be_followed():
+    with pytest.raises(ConfigError, match="expert_coef: hidden-lever has no scripted expert"):
+        RL2(hidden_lever(), replace(SMALL, expert_coef=1.0), 0)
+    with pytest.raises(ConfigError, match="expert_share"):
+        replace(SMALL, expert_coef=1.0, expert_share=0.0)
