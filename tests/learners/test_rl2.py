@@ -223,8 +223,8 @@ def test_without_memory_the_hidden_lever_stays_hidden():
 
 
 def test_rl2_learns_a_hidden_target_with_continuous_actions():
-    config = replace(SMALL, num_worlds=256, learning_rate=3e-3, num_epochs=8, target_kl=0.1)
-    first, second = train(hidden_target(), config, 120)
+    config = replace(SMALL, cell="lstm", num_worlds=128, learning_rate=3e-3, num_epochs=8, target_kl=0.1)
+    first, second = train(hidden_target(), config, 60)
     assert second > -0.15 and second > first
 
 
