@@ -25,7 +25,6 @@ from metarl.errors import ConfigError
 from metarl.learners.context_network import ContextActor, ContextNetwork, Transitions
 from metarl.learners.rl2 import RL2, PPOConfig
 from metarl.losses.task_metric import inverse_power_loss, prototypical_loss
-from metarl.nets.distributions import ActionDistribution
 from metarl.rollout import Adapts, collect, policy_inputs
 from metarl.seeding import make_generator
 from metarl.set_encoder import POOLINGS, Pooling, cumulative, segment_sums
@@ -190,7 +189,7 @@ class ContextRL(RL2):
     def _is_log_std(self, weight: Tensor) -> bool:
         return self.network.continuous and weight is self.network.log_std
 
-    def _penalty(self, distribution: ActionDistribution, valid: Tensor, seen: Tensor, worlds: Tensor) -> Tensor | float:
+    def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
         """The posterior's KL divergence from the prior, where PPO's loss trains the encoder."""
         config = self._config
         if config.encoder_loss != "rl" or config.pooling != "gaussian" or not config.kl_coef:

@@ -121,22 +121,17 @@ class RL2Config(PPOConfig):
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
     reads_reward_change: bool = False
     """The memory also reads how much more the last step earned than the one before it."""
-    expert_coef: float = 0.0
-    """Weight, at the start, of acting like the environment's scripted expert, who is told the task: half the squared
-    distance of the mean action from the expert's, in the states that the policy gets into (Ross et al. 2011; beside
-    reinforcement learning as in Schmitt et al. 2018). For skills that chance does not find."""
-    expert_share: float = 0.5
-    """Share of the training over which that weight falls linearly to zero."""
+    expert_share: float = 0.0
+    """Share of the training, from its start, in which the policy learns to act like the environment's scripted expert,
+    who is told the task, in the states that the policy gets into (DAgger, Ross et al. 2011), and only the critic learns
+    from rewards. For skills that chance does not find."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
         super().__post_init__()
-        if self.expert_coef < 0 or not 0 < self.expert_share <= 1:
-            raise ConfigError(
-                f"expert_coef must not be negative and expert_share lie in (0, 1], got {self.expert_coef} and "
-                f"{self.expert_share}."
-            )
+        if not 0 <= self.expert_share <= 1:
+            raise ConfigError(f"expert_share must lie in [0, 1], got {self.expert_share}.")
 
 
 def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
@@ -158,11 +153,23 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     )
 
 
-def distance_to(action: Tensor, distribution: ActionDistribution) -> Tensor:
-    """Half the squared distance of an action from the mean, or minus the log-probability of a discrete one, (...)."""
+def mean_distance(action: Tensor, distribution: ActionDistribution, valid: Tensor) -> Tensor:
+    """How unlike other actions a policy acts: half the squared distance of its mean; minus the log-probability of
+    discrete ones.
+
+    Args:
+        action: (T, N, A), or (T, N) int64.
+        distribution: of the policy.
+        valid: (T, N) bool, the steps that count.
+
+    Returns:
+        (), the mean over steps.
+    """
     if isinstance(distribution, Gaussian):
-        return 0.5 * (distribution.mean - action).square().sum(-1)
-    return -distribution.log_prob(action)
+        distance = 0.5 * (distribution.mean - action).square().sum(-1)
+    else:
+        distance = -distribution.log_prob(action)
+    return (distance * valid).sum() / valid.sum().clamp(min=1)
 
 
 class RL2:
@@ -191,10 +198,11 @@ class RL2:
             self.objective = self.learned_loss.objective(config.clip)
             self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
-        self._expert_coef = config.expert_coef if isinstance(config, RL2Config) else 0.0
-        self._expert_action: Tensor | None = None
-        if self._expert_coef and not spec.expert:
-            raise ConfigError(f"expert_coef: {spec.name} has no scripted expert.")
+        self._expert_share = config.expert_share if isinstance(config, RL2Config) else 0.0
+        self._imitates = self._expert_share > 0
+        self._expert_action = torch.empty(0)
+        if self._imitates and not spec.expert:
+            raise ConfigError(f"expert_share: {spec.name} has no scripted expert.")
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "weights").initial_seed())
@@ -211,7 +219,7 @@ class RL2:
         reads_signals = self.learned_loss is not None
         num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
         shown: list[Tensor] = []
-        on_step = (lambda env: shown.append(env.expert_action())) if self._expert_coef else None
+        on_step = (lambda env: shown.append(env.expert_action())) if self._imitates else None
         rollout = collect(env, self.network, num_episodes, generator, on_step, reads_signals=reads_signals)
         if shown:  # (K, H + 1, N, A), the last ones after the episodes
             self._expert_action = torch.stack(shown).unflatten(0, (num_episodes, -1))[:, :-1].flatten(0, 1)
@@ -243,8 +251,7 @@ class RL2:
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
         seen = self._seen(rollout)
         advantage, target = self._advantages(rollout, seen)
-        if isinstance(config, RL2Config):
-            self._expert_coef = config.expert_coef * max(0.0, 1.0 - progress / config.expert_share)
+        self._imitates = progress < self._expert_share
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
         num_updates = skipped = 0
         for worlds in self._minibatches(rollout.num_worlds):
@@ -261,10 +268,12 @@ class RL2:
                 config.clip,
                 self.objective,
             )
-            total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
-            total = total + self._penalty(distribution, valid, seen[:-1], worlds)
-            kl = float(loss.kl)
-            if kl > config.target_kl and num_updates:
+            policy_loss = loss.policy
+            if self._imitates:
+                policy_loss = mean_distance(self._expert_action[:, worlds], distribution, valid)
+            total = policy_loss + config.value_coef * loss.value - entropy_coef * loss.entropy
+            total = total + self._penalty(seen[:-1], worlds)
+            if float(loss.kl) > config.target_kl and num_updates and not self._imitates:
                 break
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -274,7 +283,7 @@ class RL2:
                 continue
             self.optimizer.step()
             num_updates += 1
-            parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
+            parts = (policy_loss, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
             for name, value in zip(totals, parts, strict=True):
                 totals[name] += float(value.detach())
         if not skipped:
@@ -318,12 +327,9 @@ class RL2:
             initial_std=config.initial_std,
         )
 
-    def _penalty(self, distribution: ActionDistribution, valid: Tensor, seen: Tensor, worlds: Tensor) -> Tensor | float:
-        """What is added to PPO's loss on a minibatch: how unlike the expert the policy acts, while that counts."""
-        if not self._expert_coef or self._expert_action is None:
-            return 0.0
-        distance = distance_to(self._expert_action[:, worlds], distribution)  # (T, n)
-        return self._expert_coef * (distance * valid).sum() / valid.sum().clamp(min=1)
+    def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
+        """What is added to PPO's loss on a minibatch; nothing here."""
+        return 0.0
 
     def _head_weights(self) -> list[Tensor]:
         """The weights that `ActorCritic.heads` depends on."""

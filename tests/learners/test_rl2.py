@@ -1,5 +1,6 @@
 """RL²: memory across a trial, advantages over it, updates, and learning to adapt."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.learners.rl2 import RL2, RL2Config, without_memory
+from metarl.learners.rl2 import RL2, RL2Config, mean_distance, without_memory
+from metarl.nets.distributions import Categorical, Gaussian
 from metarl.rollout import policy_inputs
 from metarl.seeding import make_generator
 from tests.probes import countdown, hidden_lever, hidden_target
@@ -259,36 +261,43 @@ def with_expert(spec, is_paid=True):
 
 def test_a_policy_that_sees_the_task_learns_from_the_expert_alone():
     spec = with_expert(hidden_target(), is_paid=False)
-    settings = replace(SMALL, num_worlds=128, learning_rate=3e-3, target_kl=1.0, expert_coef=30.0)
-    config = without_memory(settings, sees_task=True)
+    config = without_memory(replace(SMALL, num_worlds=128, learning_rate=3e-3, expert_share=1.0), sees_task=True)
     env, learner, tasks = BatchedEnv(spec, 128), RL2(spec, config, 0), make_generator(0, "tasks")
     for update in range(15):
         env.set_tasks(spec.tasks.sample_train(128, tasks))
-        learner.update(learner.collect(env), update / 100)  # its weight stays near that of the start
+        metrics = learner.update(learner.collect(env), update / 15)
     env.set_tasks(spec.tasks.split("test", 128))
     action = learner.trial(env, 1, None).action[..., 0]
     assert (action - env.task[:, 0]).square().mean() < 0.01
+    assert metrics["policy_loss"] < 0.01
 
 
-def test_the_experts_weight_falls_to_zero_and_its_actions_are_those_before_each_step():
+def test_the_expert_is_followed_in_its_share_of_the_training_only():
     spec = with_expert(hidden_target())
-    learner, env = RL2(spec, replace(SMALL, expert_coef=2.0, expert_share=0.5), 0), BatchedEnv(spec, 64)
+    learner, env = RL2(spec, replace(SMALL, expert_share=0.5), 0), BatchedEnv(spec, 64)
     env.set_tasks(spec.tasks.sample_train(64, make_generator(0, "tasks")))
-    first = learner.collect(env)
-    learner.update(first, 0.0)
+    learner.update(learner.collect(env), 0.0)
     rollout = learner.collect(env)
-    expected = env.task[:, 0].expand(2 * spec.horizon, -1).unsqueeze(-1)
-    assert torch.equal(learner._expert_action, expected)
-    distribution = learner.network.evaluate(policy_inputs(rollout, spec.action_space)).distribution
-    penalty = learner._penalty(distribution, rollout.valid, None, torch.arange(64))
-    torch.testing.assert_close(penalty, (distribution.mean - expected).square().mean())  # 2 times half of it
-    for progress, coefficient in [(0.25, 1.0), (0.5, 0.0), (0.75, 0.0)]:
-        learner.update(learner.collect(env), progress)
-        assert learner._expert_coef == pytest.approx(coefficient)
+    assert torch.equal(learner._expert_action, env.task[:, 0].expand(2 * spec.horizon, -1).unsqueeze(-1))
+    learner._expert_action += 100.0
+    assert learner.update(rollout, 0.49)["policy_loss"] > 4000
+    assert abs(learner.update(learner.collect(env), 0.5)["policy_loss"]) < 1
+    learner._expert_action = None  # not asked for any more
+    learner.update(learner.collect(env), 0.6)
+
+
+def test_the_distance_from_other_actions_by_hand():
+    valid = torch.tensor([[True, True, False]])
+    normal = Gaussian(torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]]), torch.zeros(2))
+    action = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]]])
+    assert mean_distance(action, normal, valid).item() == pytest.approx((0.5 + 2.0) / 2)
+    chances = Categorical(torch.tensor([[[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]]).log())
+    found = mean_distance(torch.tensor([[1, 0, 0]]), chances, valid).item()
+    assert found == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
 
 
 def test_an_expert_that_does_not_exist_cannot_be_followed():
-    with pytest.raises(ConfigError, match="expert_coef: hidden-lever has no scripted expert"):
-        RL2(hidden_lever(), replace(SMALL, expert_coef=1.0), 0)
-    with pytest.raises(ConfigError, match="expert_share"):
-        replace(SMALL, expert_coef=1.0, expert_share=0.0)
+    with pytest.raises(ConfigError, match="expert_share: hidden-lever has no scripted expert"):
+        RL2(hidden_lever(), replace(SMALL, expert_share=0.5), 0)
+    with pytest.raises(ConfigError, match=r"expert_share must lie in \[0, 1\]"):
+        replace(SMALL, expert_share=1.5)
