@@ -22,7 +22,6 @@ from metarl.errors import ConfigError
 from metarl.losses.policy_objective import policy_objective
 from metarl.named_loss import named_loss
 from metarl.nets.actor_critic import ActorCritic
-from metarl.nets.distributions import ActionDistribution, Gaussian
 from metarl.nets.side_by_side import side_by_side
 from metarl.rl.ppo import normalize_advantage, ppo_loss
 from metarl.rl.returns import discounted_returns, generalized_advantage
@@ -119,19 +118,11 @@ class RL2Config(PPOConfig):
     """The value function, which only training asks, is also given the task parameters; the policy is not."""
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
-    reads_reward_change: bool = False
-    """The memory also reads how much more the last step earned than the one before it."""
-    expert_share: float = 0.0
-    """Share of the training, from its start, in which the policy learns to act like the environment's scripted expert,
-    who is told the task, in the states that the policy gets into (DAgger, Ross et al. 2011), and only the critic learns
-    from rewards. For skills that chance does not find."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
         super().__post_init__()
-        if not 0 <= self.expert_share <= 1:
-            raise ConfigError(f"expert_share must lie in [0, 1], got {self.expert_share}.")
 
 
 def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
@@ -149,27 +140,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         episodes_per_trial=1,
         bootstrap_at_end=True,
         shortcut=False,
-        reads_reward_change=False,
     )
-
-
-def mean_distance(action: Tensor, distribution: ActionDistribution, valid: Tensor) -> Tensor:
-    """How unlike other actions a policy acts: half the squared distance of its mean; minus the log-probability of
-    discrete ones.
-
-    Args:
-        action: (T, N, A), or (T, N) int64.
-        distribution: of the policy.
-        valid: (T, N) bool, the steps that count.
-
-    Returns:
-        (), the mean over steps.
-    """
-    if isinstance(distribution, Gaussian):
-        distance = 0.5 * (distribution.mean - action).square().sum(-1)
-    else:
-        distance = -distribution.log_prob(action)
-    return (distance * valid).sum() / valid.sum().clamp(min=1)
 
 
 class RL2:
@@ -198,11 +169,6 @@ class RL2:
             self.objective = self.learned_loss.objective(config.clip)
             self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
-        self._expert_share = config.expert_share if isinstance(config, RL2Config) else 0.0
-        self._imitates = self._expert_share > 0
-        self._expert_action = torch.empty(0)
-        if self._imitates and not spec.expert:
-            raise ConfigError(f"expert_share: {spec.name} has no scripted expert.")
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "weights").initial_seed())
@@ -217,13 +183,8 @@ class RL2:
     def collect(self, env: Worlds) -> Rollout:
         """One trial in every world, with sampled actions."""
         reads_signals = self.learned_loss is not None
-        num_episodes, generator = self.config.episodes_per_trial, self.generators["policy"]
-        shown: list[Tensor] = []
-        on_step = (lambda env: shown.append(env.expert_action())) if self._imitates else None
-        rollout = collect(env, self.network, num_episodes, generator, on_step, reads_signals=reads_signals)
-        if shown:  # (K, H + 1, N, A), the last ones after the episodes
-            self._expert_action = torch.stack(shown).unflatten(0, (num_episodes, -1))[:, :-1].flatten(0, 1)
-        return rollout
+        generator = self.generators["policy"]
+        return collect(env, self.network, self.config.episodes_per_trial, generator, reads_signals=reads_signals)
 
     def trial(self, env: Worlds, num_episodes: int, generator: torch.Generator | None, on_step: Any = None) -> Rollout:
         """Adapt to the tasks that the environment holds; `generator` None acts deterministically."""
@@ -251,7 +212,6 @@ class RL2:
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
         seen = self._seen(rollout)
         advantage, target = self._advantages(rollout, seen)
-        self._imitates = progress < self._expert_share
         totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
         num_updates = skipped = 0
         for worlds in self._minibatches(rollout.num_worlds):
@@ -268,12 +228,10 @@ class RL2:
                 config.clip,
                 self.objective,
             )
-            policy_loss = loss.policy
-            if self._imitates:
-                policy_loss = mean_distance(self._expert_action[:, worlds], distribution, valid)
-            total = policy_loss + config.value_coef * loss.value - entropy_coef * loss.entropy
+            total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
             total = total + self._penalty(seen[:-1], worlds)
-            if float(loss.kl) > config.target_kl and num_updates and not self._imitates:
+            kl = float(loss.kl)
+            if kl > config.target_kl and num_updates:
                 break
             self.optimizer.zero_grad(set_to_none=True)
             total.backward()
@@ -283,7 +241,7 @@ class RL2:
                 continue
             self.optimizer.step()
             num_updates += 1
-            parts = (policy_loss, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
+            parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
             for name, value in zip(totals, parts, strict=True):
                 totals[name] += float(value.detach())
         if not skipped:
@@ -323,7 +281,6 @@ class RL2:
             sees_task=config.sees_task,
             critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
-            reads_reward_change=config.reads_reward_change,
             initial_std=config.initial_std,
         )
 
@@ -388,8 +345,5 @@ class RL2:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
         self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.discount))
-        if self.network.reward_change_normalizer is not None:
-            change = policy_inputs(rollout, self.space).prev_change
-            self.network.reward_change_normalizer.update(change[rollout.valid].unsqueeze(-1))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)

@@ -1,6 +1,5 @@
 """RL²: memory across a trial, advantages over it, updates, and learning to adapt."""
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 
 from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
-from metarl.learners.rl2 import RL2, RL2Config, mean_distance, without_memory
-from metarl.nets.distributions import Categorical, Gaussian
+from metarl.learners.rl2 import RL2, RL2Config, without_memory
 from metarl.rollout import policy_inputs
 from metarl.seeding import make_generator
 from tests.probes import countdown, hidden_lever, hidden_target
@@ -36,9 +34,7 @@ def advantages(learner, rollout):
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True, "reads_reward_change": True}, {"memory": False}],
-    ids=str,
+    "changes", [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True}, {"memory": False}], ids=str
 )
 def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
     config = replace(SMALL, **changes)
@@ -104,27 +100,6 @@ def test_with_a_shortcut_the_policy_reacts_without_its_memory():
         before = learner.network.evaluate(inputs).distribution.mean
         after = learner.network.evaluate(inputs._replace(obs=inputs.obs + 0.5)).distribution.mean
     assert (before != after).all()
-
-
-def test_the_change_of_the_reward_is_read_on_its_own_scale():
-    spec = hidden_target()
-    learner = RL2(spec, replace(SMALL, reads_reward_change=True), 0)
-    rollout = learner.collect(BatchedEnv(spec, 64))
-    inputs = policy_inputs(rollout, spec.action_space)
-    learner.network.reward_change_normalizer = scale = type(learner.network.reward_change_normalizer)(1)
-    learner._update_normalizers(rollout)
-    assert scale.var.item() == pytest.approx(inputs.prev_change.var(correction=0).item())
-    seen = learner.network.read(inputs)[..., learner.network.encoder_dim - 1]
-    assert seen.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
-    with torch.no_grad():
-        before = learner.network.evaluate(inputs).distribution.mean
-        after = learner.network.evaluate(inputs._replace(prev_change=inputs.prev_change + 1.0)).distribution.mean
-    assert (before != after).any(-1).all()
-    blind = RL2(spec, SMALL, 0)
-    with torch.no_grad():
-        before = blind.network.evaluate(inputs).distribution.mean
-        after = blind.network.evaluate(inputs._replace(prev_change=inputs.prev_change + 1.0)).distribution.mean
-    assert torch.equal(before, after)
 
 
 def test_advantages_reach_through_the_reset_between_episodes():
@@ -247,57 +222,3 @@ def test_wrong_settings_are_refused_by_name():
         RL2Config(cell="rnn")
     with pytest.raises(ConfigError, match="learning_rate must be finite, got nan"):
         RL2Config(learning_rate=float("nan"))
-
-
-def with_expert(spec, is_paid=True):
-    """`hidden_target` with an expert that hits it; unpaid, only the expert tells what to do."""
-
-    def step(task, data, state, action, noise):
-        outcome = spec.step(task, data, state, action, noise)
-        return outcome if is_paid else outcome._replace(reward=torch.zeros_like(outcome.reward))
-
-    return replace(spec, step=step, expert=lambda task, obs: task["target"].unsqueeze(1))
-
-
-def test_a_policy_that_sees_the_task_learns_from_the_expert_alone():
-    spec = with_expert(hidden_target(), is_paid=False)
-    config = without_memory(replace(SMALL, num_worlds=128, learning_rate=3e-3, expert_share=1.0), sees_task=True)
-    env, learner, tasks = BatchedEnv(spec, 128), RL2(spec, config, 0), make_generator(0, "tasks")
-    for update in range(15):
-        env.set_tasks(spec.tasks.sample_train(128, tasks))
-        metrics = learner.update(learner.collect(env), update / 15)
-    env.set_tasks(spec.tasks.split("test", 128))
-    action = learner.trial(env, 1, None).action[..., 0]
-    assert (action - env.task[:, 0]).square().mean() < 0.01
-    assert metrics["policy_loss"] < 0.01
-
-
-def test_the_expert_is_followed_in_its_share_of_the_training_only():
-    spec = with_expert(hidden_target())
-    learner, env = RL2(spec, replace(SMALL, expert_share=0.5), 0), BatchedEnv(spec, 64)
-    env.set_tasks(spec.tasks.sample_train(64, make_generator(0, "tasks")))
-    learner.update(learner.collect(env), 0.0)
-    rollout = learner.collect(env)
-    assert torch.equal(learner._expert_action, env.task[:, 0].expand(2 * spec.horizon, -1).unsqueeze(-1))
-    learner._expert_action += 100.0
-    assert learner.update(rollout, 0.49)["policy_loss"] > 4000
-    assert abs(learner.update(learner.collect(env), 0.5)["policy_loss"]) < 1
-    learner._expert_action = None  # not asked for any more
-    learner.update(learner.collect(env), 0.6)
-
-
-def test_the_distance_from_other_actions_by_hand():
-    valid = torch.tensor([[True, True, False]])
-    normal = Gaussian(torch.tensor([[[1.0, 0.0], [0.0, 0.0], [9.0, 9.0]]]), torch.zeros(2))
-    action = torch.tensor([[[0.0, 0.0], [0.0, 2.0], [0.0, 0.0]]])
-    assert mean_distance(action, normal, valid).item() == pytest.approx((0.5 + 2.0) / 2)
-    chances = Categorical(torch.tensor([[[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]]).log())
-    found = mean_distance(torch.tensor([[1, 0, 0]]), chances, valid).item()
-    assert found == pytest.approx(-(math.log(0.75) + math.log(0.5)) / 2)
-
-
-def test_an_expert_that_does_not_exist_cannot_be_followed():
-    with pytest.raises(ConfigError, match="expert_share: hidden-lever has no scripted expert"):
-        RL2(hidden_lever(), replace(SMALL, expert_share=0.5), 0)
-    with pytest.raises(ConfigError, match=r"expert_share must lie in \[0, 1\]"):
-        replace(SMALL, expert_share=1.5)
