@@ -165,7 +165,7 @@ class ContextNetwork(ActorCritic):
         drawn = inputs.obs[..., :0] if noise is None else noise
         return torch.cat([self.read(inputs), transitions.members, transitions.mask.unsqueeze(-1), drawn], -1)
 
-    def heads(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+    def heads(self, seen: Tensor) -> tuple[Tensor, ...]:
         """See `ActorCritic.heads`; `seen` is from the method of that name."""
         if not self.encodes_in_heads:
             return super().heads(seen)
@@ -241,7 +241,7 @@ class ContextActor:
             embedding = network.nearest_prototype(embedding)
         context = network.context(embedding, sums, last)
         seen = torch.cat([network.read(inputs), context], -1)
-        output, _ = ActorCritic.heads(network, seen)
+        output, *_ = ActorCritic.heads(network, seen)
         distribution = network.distribution(output)
         action = distribution.sample(generator)
         return Act(action, distribution.log_prob(action), Window(ring, step + 1, inputs))

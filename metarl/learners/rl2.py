@@ -118,10 +118,16 @@ class RL2Config(PPOConfig):
     """The value function, which only training asks, is also given the task parameters; the policy is not."""
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
+    task_coef: float = 0.0
+    """Weight of telling the task parameters from the memory, as squared error of the normalised parameters (Humplik et
+    al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is then worth remembering before
+    the policy can use it. The policy is told nothing."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
+        if self.task_coef < 0:
+            raise ConfigError(f"task_coef must not be negative, got {self.task_coef}.")
         super().__post_init__()
 
 
@@ -140,6 +146,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         episodes_per_trial=1,
         bootstrap_at_end=True,
         shortcut=False,
+        task_coef=0.0,
     )
 
 
@@ -212,10 +219,11 @@ class RL2:
         self.optimizer.param_groups[0]["lr"] = config.learning_rate * decay
         seen = self._seen(rollout)
         advantage, target = self._advantages(rollout, seen)
-        totals = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm"), 0.0)
+        names = ("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "grad_norm", "task_loss")
+        totals = dict.fromkeys(names, 0.0)
         num_updates = skipped = 0
         for worlds in self._minibatches(rollout.num_worlds):
-            output, value = self._heads(seen[:-1], worlds)
+            output, value, *told = self._heads(seen[:-1], worlds)
             distribution, valid = self.network.distribution(output), rollout.valid[:, worlds]
             loss = ppo_loss(
                 distribution.log_prob(rollout.action[:, worlds]),
@@ -230,6 +238,8 @@ class RL2:
             )
             total = loss.policy + config.value_coef * loss.value - entropy_coef * loss.entropy
             total = total + self._penalty(seen[:-1], worlds)
+            task_loss = self._task_loss(told[0], rollout.task[worlds], valid) if told else loss.policy.new_zeros(())
+            total = total + task_loss
             kl = float(loss.kl)
             if kl > config.target_kl and num_updates:
                 break
@@ -241,7 +251,7 @@ class RL2:
                 continue
             self.optimizer.step()
             num_updates += 1
-            parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm)
+            parts = (loss.policy, loss.value, loss.entropy, loss.kl, loss.clip_fraction, grad_norm, task_loss)
             for name, value in zip(totals, parts, strict=True):
                 totals[name] += float(value.detach())
         if not skipped:
@@ -281,12 +291,19 @@ class RL2:
             sees_task=config.sees_task,
             critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
+            tells_task=config.task_coef > 0,
             initial_std=config.initial_std,
         )
 
     def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
         """What is added to PPO's loss on a minibatch; nothing here."""
         return 0.0
+
+    def _task_loss(self, told: Tensor, task: Tensor, valid: Tensor) -> Tensor:
+        """The weighted squared error of what the memory says of the task, (T, n, P), over the steps that count."""
+        assert self.network.task_normalizer is not None and isinstance(self.config, RL2Config)
+        error = (told - self.network.task_normalizer(task)).square().mean(-1)  # (T, n)
+        return self.config.task_coef * (error * valid).sum() / valid.sum().clamp(min=1)
 
     def _head_weights(self) -> list[Tensor]:
         """The weights that `ActorCritic.heads` depends on."""
@@ -327,14 +344,13 @@ class RL2:
         """What the policy is to maximise, (T, N); a memory reads the environment's own reward in any case."""
         return rollout.reward if self.learned_loss is None else self.learned_loss.reward(rollout)
 
-    def _heads(self, seen: Tensor, worlds: Tensor) -> tuple[Tensor, Tensor]:
+    def _heads(self, seen: Tensor, worlds: Tensor) -> tuple[Tensor, ...]:
         """`ActorCritic.heads` for some of the worlds, over the threads of an update."""
         parts = worlds.tensor_split(min(self.config.update_threads, len(worlds)))
         if self._pool is None or len(parts) == 1:
             return self.network.heads(seen[:, worlds])
         function, weights = lambda part: self.network.heads(seen[:, part]), self._head_weights()
-        output, value = side_by_side(function, parts, weights, self._pool)
-        return output, value
+        return side_by_side(function, parts, weights, self._pool)
 
     def _minibatches(self, num_worlds: int) -> Iterator[Tensor]:
         for _ in range(self.config.num_epochs):

@@ -40,6 +40,7 @@ class ActorCritic(nn.Module):
             actor-critic, Pinto et al. 2018); the actor does not.
         shortcut: both heads read what the encoder made of the step beside what the core made of it (Ni et al. 2022,
             "Recurrent model-free RL can be a strong baseline for many POMDPs"): reacting need not pass the memory.
+        tells_task: a third head says from the memory what the (normalised) task parameters are; only training asks it.
         initial_std: standard deviation of continuous actions at the start.
         context_dim: numbers that the encoder reads after those that `read` gives; the caller appends them.
     """
@@ -55,6 +56,7 @@ class ActorCritic(nn.Module):
         sees_task: bool = False,
         critic_sees_task: bool = False,
         shortcut: bool = False,
+        tells_task: bool = False,
         initial_std: float = 0.6,
         context_dim: int = 0,
     ):
@@ -66,7 +68,7 @@ class ActorCritic(nn.Module):
         self.hidden_dim = hidden_dim
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
-        self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task else None
+        self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task or tells_task else None
         self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
         self.reward_scaler = RewardScaler()  # what the critic predicts
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
@@ -83,6 +85,7 @@ class ActorCritic(nn.Module):
         )
         critic_dim = head_dim + (task_dim if critic_sees_task else 0)
         self.critic = nn.Sequential(_linear(critic_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
+        self.teller = _linear(hidden_dim, task_dim, gain=1.0) if tells_task else None
         if self.continuous:
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
@@ -104,7 +107,7 @@ class ActorCritic(nn.Module):
 
     def evaluate(self, inputs: PolicyInput) -> Evaluation:
         """Distributions and values of whole trials from their first step, (T, N, ...)."""
-        output, value = self.heads(self.read(inputs))
+        output, value, *_ = self.heads(self.read(inputs))
         return Evaluation(self.distribution(output), value)
 
     def read(self, inputs: PolicyInput) -> Tensor:
@@ -116,27 +119,29 @@ class ActorCritic(nn.Module):
         if self.memory:
             reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
             parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
-        if self.task_normalizer is not None:
+        if self.task_normalizer is not None and (self.sees_task or self.critic_sees_task):
             task = self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1)
             parts += [task] * (self.sees_task + self.critic_sees_task)
         return torch.cat(parts, -1)
 
-    def heads(self, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of the two heads over whole trials from their first step.
+    def heads(self, seen: Tensor) -> tuple[Tensor, ...]:
+        """Outputs of the heads over whole trials from their first step.
 
         Args:
             seen: from `read`, (T, N, I).
 
         Returns:
-            What `distribution` takes, (T, N, A), and values, (T, N).
+            What `distribution` takes, (T, N, A), values, (T, N), and where the memory tells the task, what it says of
+            the normalised parameters, (T, N, P).
         """
         code = self.encoder(seen[..., : self.encoder_dim])
         features = self.core(code)
         if self.memory:
             features = features[0]  # (T, N, D)
+        told = () if self.teller is None else (self.teller(features),)
         features = self._head_inputs(code, features)
         judged = torch.cat([features, seen[..., self.encoder_dim :]], -1)
-        return self.actor(features), self.critic(judged).squeeze(-1)
+        return self.actor(features), self.critic(judged).squeeze(-1), *told
 
     def _head_inputs(self, code: Tensor, features: Tensor) -> Tensor:
         """What both heads read, (..., D) or with a shortcut (..., 2 D)."""

@@ -34,7 +34,9 @@ def advantages(learner, rollout):
 
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
 @pytest.mark.parametrize(
-    "changes", [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True}, {"memory": False}], ids=str
+    "changes",
+    [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True}, {"task_coef": 1.0}, {"memory": False}],
+    ids=str,
 )
 def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
     config = replace(SMALL, **changes)
@@ -100,6 +102,31 @@ def test_with_a_shortcut_the_policy_reacts_without_its_memory():
         before = learner.network.evaluate(inputs).distribution.mean
         after = learner.network.evaluate(inputs._replace(obs=inputs.obs + 0.5)).distribution.mean
     assert (before != after).all()
+
+
+def test_the_memory_learns_to_tell_the_task_and_the_policy_is_not_told():
+    spec = hidden_target()
+    learner = RL2(spec, replace(SMALL, task_coef=1.0, learning_rate=3e-3), 0)
+    env, tasks = BatchedEnv(spec, 64), make_generator(0, "tasks")
+    losses = []
+    for _ in range(13):
+        env.set_tasks(spec.tasks.sample_train(64, tasks))
+        losses.append(learner.update(learner.collect(env), 0.0).get("task_loss"))
+    assert losses[1] > 0.7 and losses[-1] < 0.3  # in variances of the target; the first batch sets the scales
+    inputs = policy_inputs(learner.collect(env), spec.action_space)
+    with torch.no_grad():
+        before = learner.network.evaluate(inputs)
+        after = learner.network.evaluate(inputs._replace(task=inputs.task + 0.5))
+    assert torch.equal(before.distribution.mean, after.distribution.mean) and torch.equal(before.value, after.value)
+
+
+def test_what_is_said_of_the_task_is_judged_by_hand():
+    spec = hidden_target()
+    learner = RL2(spec, replace(SMALL, task_coef=2.0), 0)
+    told = torch.tensor([[[1.0], [3.0]], [[0.0], [9.0]]])  # (T, N, P)
+    valid = torch.tensor([[True, True], [True, False]])
+    loss = learner._task_loss(told, torch.tensor([[0.0], [1.0]]), valid)  # the scales are 0 and 1 still
+    assert loss.item() == pytest.approx(2 * (1 + 4 + 0) / 3, abs=1e-6)
 
 
 def test_advantages_reach_through_the_reset_between_episodes():
