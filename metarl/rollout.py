@@ -77,6 +77,7 @@ def collect(
     prev_action = torch.zeros(num_worlds, space.input_dim, device=device)
     prev_reward = torch.zeros(num_worlds, device=device)
     prev_done = torch.zeros(num_worlds, device=device)
+    prev_change = torch.zeros(num_worlds, device=device)
     observations, actions, log_probs, steps, final = [], [], [], [], []
     signals, feedback, metrics = [], [], []
     for _ in range(num_episodes):
@@ -86,7 +87,7 @@ def collect(
         if on_step is not None:
             on_step(env)
         for _ in range(env.spec.horizon):
-            inputs = PolicyInput(obs, prev_action, prev_reward, prev_done, env.task)
+            inputs = PolicyInput(obs, prev_action, prev_reward, prev_done, prev_change, env.task)
             action, log_prob, memory = policy.act(inputs, memory, generator)
             step = env.step(action)
             observations.append(obs)
@@ -99,6 +100,8 @@ def collect(
                 feedback.append(step.reward if got is None else torch.where(step.valid & ~step.failed, got, 0.0))
             if on_step is not None:
                 on_step(env)
+            if len(steps) > 1:  # nothing came before the first one
+                prev_change = _change(prev_reward, step.reward, prev_done)
             obs, prev_reward = step.obs, step.reward
             prev_action = encode_action(action, space)
             prev_done = _over(step)
@@ -139,11 +142,18 @@ def policy_inputs(rollout: Rollout, space: ActionSpace, with_end: bool = False) 
     The values are those that `collect` handed to the policy, step for step. `with_end` adds what it would
     have seen after the last step, (T + 1, N, ...).
     """
-    before = [encode_action(rollout.action, space), rollout.reward, _over(rollout)]
+    reward, over = rollout.reward, _over(rollout)
+    change = torch.cat([torch.zeros_like(reward[:1]), _change(reward[:-1], reward[1:], over[:-1])])
     sequences = [torch.cat([rollout.obs, rollout.final_obs[-1:]])]
+    before = [encode_action(rollout.action, space), reward, over, change]
     sequences += [torch.cat([torch.zeros_like(values[:1]), values]) for values in before]
-    obs, action, reward, done = sequences if with_end else [s[:-1] for s in sequences]
-    return PolicyInput(obs, action, reward, done, rollout.task)
+    obs, action, reward, over, change = sequences if with_end else [s[:-1] for s in sequences]
+    return PolicyInput(obs, action, reward, over, change, rollout.task)
+
+
+def _change(before: Tensor, reward: Tensor, over_before: Tensor) -> Tensor:
+    """How much more a step earned than the one before it; zero where that one ended an episode."""
+    return (reward - before) * (1.0 - over_before)
 
 
 def _over(steps: Step | Rollout) -> Tensor:

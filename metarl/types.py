@@ -88,6 +88,8 @@ class PolicyInput(NamedTuple):
         prev_action: (..., N, A) float32, one-hot for discrete actions.
         prev_reward: (..., N) float32.
         prev_done: (..., N) float32, 1 where the episode of the step before was over after it.
+        prev_change: (..., N) float32, `prev_reward` minus the reward of the step before that one; zero where that one
+            ended an episode, and at the first two steps of the trial.
         task: (N, P) float32 task parameters; read by oracle policies only.
     """
 
@@ -95,6 +97,7 @@ class PolicyInput(NamedTuple):
     prev_action: Tensor
     prev_reward: Tensor
     prev_done: Tensor
+    prev_change: Tensor
     task: Tensor
 
 

@@ -35,7 +35,7 @@ def test_policy_inputs_are_what_the_policy_saw(spec):
     policy = Recorder(actions)
     rollout = collect(BatchedEnv(spec, 5), policy, 3, None)
     inputs = policy_inputs(rollout, spec.action_space)
-    for field in ("obs", "prev_action", "prev_reward", "prev_done"):
+    for field in ("obs", "prev_action", "prev_reward", "prev_done", "prev_change"):
         assert torch.equal(getattr(inputs, field), torch.stack([getattr(s, field) for s in policy.seen])), field
 
 
@@ -51,6 +51,17 @@ def test_previous_action_reward_and_done_survive_the_reset_between_episodes():
     assert second_episode.prev_reward.tolist() == [0, 1, 0]
     assert second_episode.prev_done.tolist() == [1, 1, 1]
     assert second_episode.obs.tolist() == [[0]] * 3
+
+
+def test_the_change_of_the_reward_is_zero_at_the_start_and_across_a_reset():
+    spec = hidden_target(horizon=3)
+    env = BatchedEnv(spec, 1)
+    env.set_tasks(torch.tensor([[0.0]]))
+    policy = Recorder(torch.tensor([0.1, 0.3, 0.2, 0.7, 0.0, 0.1]).view(6, 1, 1))  # rewards: minus their squares
+    collect(env, policy, 2, None)
+    changes = torch.stack([s.prev_change for s in policy.seen])[:, 0]
+    # Before the fifth action: -0.49 followed the end of the first episode, with which it is not compared.
+    torch.testing.assert_close(changes, torch.tensor([0.0, 0.0, -0.08, 0.05, 0.0, 0.49]))
 
 
 def test_done_stays_up_while_an_ended_episode_waits_for_the_others():

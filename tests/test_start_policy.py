@@ -64,7 +64,7 @@ def test_a_learner_starts_as_the_policy_that_it_is_given(runs, source):
     if source != "maml-trpo":
         network = before.network
         nothing = torch.zeros(20)
-        seen = network.read(PolicyInput(obs, torch.zeros(20, 2), nothing, nothing, torch.zeros(20, SPEC.tasks.dim)))
+        seen = network.read(PolicyInput(obs, torch.zeros(20, 2), *[nothing] * 3, torch.zeros(20, SPEC.tasks.dim)))
         expected = network.distribution(network.heads(seen.unsqueeze(0))[0][0])
     else:
         expected = acting(before, obs)

@@ -119,9 +119,11 @@ class RL2Config(PPOConfig):
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
     task_coef: float = 0.0
-    """Weight of telling the task parameters from the memory, as squared error of the normalised parameters (Humplik et
+    """Weight of telling the task parameters from the memory, as squared error of the normalised parameters, summed (Humplik et
     al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is then worth remembering before
     the policy can use it. The policy is told nothing."""
+    reads_reward_change: bool = False
+    """The memory also reads how much more the last step earned than the one before it."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
@@ -147,6 +149,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         bootstrap_at_end=True,
         shortcut=False,
         task_coef=0.0,
+        reads_reward_change=False,
     )
 
 
@@ -292,6 +295,7 @@ class RL2:
             critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
             tells_task=config.task_coef > 0,
+            reads_reward_change=config.reads_reward_change,
             initial_std=config.initial_std,
         )
 
@@ -302,7 +306,7 @@ class RL2:
     def _task_loss(self, told: Tensor, task: Tensor, valid: Tensor) -> Tensor:
         """The weighted squared error of what the memory says of the task, (T, n, P), over the steps that count."""
         assert self.network.task_normalizer is not None and isinstance(self.config, RL2Config)
-        error = (told - self.network.task_normalizer(task)).square().mean(-1)  # (T, n)
+        error = (told - self.network.task_normalizer(task)).square().sum(-1)  # (T, n)
         return self.config.task_coef * (error * valid).sum() / valid.sum().clamp(min=1)
 
     def _head_weights(self) -> list[Tensor]:
@@ -361,5 +365,8 @@ class RL2:
         self.network.obs_normalizer.update(rollout.obs[rollout.valid])
         self.network.reward_normalizer.update(rollout.reward[rollout.valid].unsqueeze(-1))
         self.network.reward_scaler.update(discounted_returns(self._reward(rollout).double(), self.discount))
+        if self.network.reward_change_normalizer is not None:
+            change = policy_inputs(rollout, self.space).prev_change
+            self.network.reward_change_normalizer.update(change[rollout.valid].unsqueeze(-1))
         if self.network.task_normalizer is not None:
             self.network.task_normalizer.update(rollout.task)

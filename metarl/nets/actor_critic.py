@@ -41,6 +41,8 @@ class ActorCritic(nn.Module):
         shortcut: both heads read what the encoder made of the step beside what the core made of it (Ni et al. 2022,
             "Recurrent model-free RL can be a strong baseline for many POMDPs"): reacting need not pass the memory.
         tells_task: a third head says from the memory what the (normalised) task parameters are; only training asks it.
+        reads_reward_change: the memory also reads how much more the last step earned than the one before it, on a scale
+            of its own: what one action does to a dense reward is small beside the reward.
         initial_std: standard deviation of continuous actions at the start.
         context_dim: numbers that the encoder reads after those that `read` gives; the caller appends them.
     """
@@ -57,6 +59,7 @@ class ActorCritic(nn.Module):
         critic_sees_task: bool = False,
         shortcut: bool = False,
         tells_task: bool = False,
+        reads_reward_change: bool = False,
         initial_std: float = 0.6,
         context_dim: int = 0,
     ):
@@ -71,8 +74,9 @@ class ActorCritic(nn.Module):
         self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task or tells_task else None
         self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
         self.reward_scaler = RewardScaler()  # what the critic predicts
+        self.reward_change_normalizer = RunningNormalizer(1) if reads_reward_change and memory else None
         input_dim = obs_dim + (action_space.input_dim + 2 if memory else 0) + (task_dim if sees_task else 0)
-        input_dim += context_dim
+        input_dim += context_dim + (self.reward_change_normalizer is not None)
         self.encoder_dim = input_dim
         self.encoder = nn.Sequential(_linear(input_dim, hidden_dim), nn.Tanh())
         if memory:
@@ -119,6 +123,8 @@ class ActorCritic(nn.Module):
         if self.memory:
             reward = self.reward_normalizer(inputs.prev_reward.unsqueeze(-1))
             parts += [inputs.prev_action, reward, inputs.prev_done.unsqueeze(-1)]
+        if self.reward_change_normalizer is not None:
+            parts.append(self.reward_change_normalizer(inputs.prev_change.unsqueeze(-1)))
         if self.task_normalizer is not None and (self.sees_task or self.critic_sees_task):
             task = self.task_normalizer(inputs.task).expand(*inputs.obs.shape[:-1], -1)
             parts += [task] * (self.sees_task + self.critic_sees_task)

@@ -35,7 +35,12 @@ def advantages(learner, rollout):
 @pytest.mark.parametrize("spec", [hidden_lever(), hidden_target(), countdown()], ids=lambda s: s.name)
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"cell": "lstm", "shortcut": True, "critic_sees_task": True}, {"task_coef": 1.0}, {"memory": False}],
+    [
+        {},
+        {"cell": "lstm", "shortcut": True, "critic_sees_task": True},
+        {"task_coef": 1.0, "reads_reward_change": True},
+        {"memory": False},
+    ],
     ids=str,
 )
 def test_log_probs_recomputed_from_the_start_of_the_trial_are_those_of_the_rollout(spec, changes):
@@ -127,6 +132,27 @@ def test_what_is_said_of_the_task_is_judged_by_hand():
     valid = torch.tensor([[True, True], [True, False]])
     loss = learner._task_loss(told, torch.tensor([[0.0], [1.0]]), valid)  # the scales are 0 and 1 still
     assert loss.item() == pytest.approx(2 * (1 + 4 + 0) / 3, abs=1e-6)
+
+
+def test_the_change_of_the_reward_is_read_on_its_own_scale():
+    spec = hidden_target()
+    learner = RL2(spec, replace(SMALL, reads_reward_change=True), 0)
+    rollout = learner.collect(BatchedEnv(spec, 64))
+    inputs = policy_inputs(rollout, spec.action_space)
+    learner.network.reward_change_normalizer = scale = type(learner.network.reward_change_normalizer)(1)
+    learner._update_normalizers(rollout)
+    assert scale.var.item() == pytest.approx(inputs.prev_change.var(correction=0).item())
+    seen = learner.network.read(inputs)[..., learner.network.encoder_dim - 1]
+    assert seen.std(correction=0).item() == pytest.approx(1.0, abs=1e-3)
+    with torch.no_grad():
+        before = learner.network.evaluate(inputs).distribution.mean
+        after = learner.network.evaluate(inputs._replace(prev_change=inputs.prev_change + 1.0)).distribution.mean
+    assert (before != after).any(-1).all()
+    blind = RL2(spec, SMALL, 0)
+    with torch.no_grad():
+        before = blind.network.evaluate(inputs).distribution.mean
+        after = blind.network.evaluate(inputs._replace(prev_change=inputs.prev_change + 1.0)).distribution.mean
+    assert torch.equal(before, after)
 
 
 def test_advantages_reach_through_the_reset_between_episodes():
