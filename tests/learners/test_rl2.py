@@ -38,7 +38,7 @@ def advantages(learner, rollout):
     [
         {},
         {"cell": "lstm", "shortcut": True, "critic_sees_task": True},
-        {"task_coef": 1.0, "reads_reward_change": True, "noise_correlation": 0.8},
+        {"task_coef": 1.0, "reads_reward_change": True},
         {"memory": False},
     ],
     ids=str,
@@ -153,21 +153,6 @@ def test_the_change_of_the_reward_is_read_on_its_own_scale():
         before = blind.network.evaluate(inputs).distribution.mean
         after = blind.network.evaluate(inputs._replace(prev_change=inputs.prev_change + 1.0)).distribution.mean
     assert torch.equal(before, after)
-
-
-def test_correlated_noise_keeps_its_spread():
-    spec = hidden_target(horizon=40)
-    learner = RL2(spec, replace(SMALL, memory=False, noise_correlation=0.8), 0)
-    env = BatchedEnv(spec, 256)
-    action = learner.collect(env).action[20:, :, 0]  # (T, N); the mean is near zero before any update
-    noise = action / learner.network.log_std.exp().detach()
-    assert noise.std().item() == pytest.approx(1.0, abs=0.1)
-    assert (noise[1:] * noise[:-1]).mean().item() == pytest.approx(0.8, abs=0.1)
-    assert (noise[4:] * noise[:-4]).mean().item() == pytest.approx(0.8**4, abs=0.1)
-    one, other = (learner.trial(env, 1, None).action for _ in range(2))
-    assert torch.equal(one, other)
-    with pytest.raises(ConfigError, match=r"noise_correlation must lie in \[0, 1\)"):
-        replace(SMALL, noise_correlation=1.0)
 
 
 def test_advantages_reach_through_the_reset_between_episodes():
