@@ -119,23 +119,17 @@ class RL2Config(PPOConfig):
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
     task_coef: float = 0.0
-    """Weight of telling the task parameters from the memory, by the squared errors of the normalised parameters
-    (Humplik et al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is then worth
-    remembering before the policy can use it. The policy is told nothing."""
+    """Weight of telling the task parameters from the memory, by the squared errors of the normalised parameters (Humplik
+    et al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is worth remembering then, before
+    the policy can use it. The policy is told nothing."""
     reads_reward_change: bool = False
     """The memory also reads how much more the last step earned than the one before it."""
-
-    noise_correlation: float = 0.0
-    """Correlation of the noise of continuous actions from one step to the next, in training (Hollenstein et al. 2024,
-    "Colored noise in PPO"): noise that is new at each step hardly moves a robot whose actions are small steps."""
 
     def __post_init__(self) -> None:
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
         if self.task_coef < 0:
             raise ConfigError(f"task_coef must not be negative, got {self.task_coef}.")
-        if not 0 <= self.noise_correlation < 1:
-            raise ConfigError(f"noise_correlation must lie in [0, 1), got {self.noise_correlation}.")
         super().__post_init__()
 
 
@@ -303,7 +297,6 @@ class RL2:
             tells_task=config.task_coef > 0,
             reads_reward_change=config.reads_reward_change,
             initial_std=config.initial_std,
-            noise_correlation=config.noise_correlation,
         )
 
     def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:

@@ -44,8 +44,6 @@ class ActorCritic(nn.Module):
         reads_reward_change: the memory also reads how much more the last step earned than the one before it, on a scale
             of its own: what one action does to a dense reward is small beside the reward.
         initial_std: standard deviation of continuous actions at the start.
-        noise_correlation: of the noise of sampled continuous actions from one step to the next; its spread stays. Noise
-            that changes at every step hardly moves a robot whose actions are small steps.
         context_dim: numbers that the encoder reads after those that `read` gives; the caller appends them.
     """
 
@@ -63,7 +61,6 @@ class ActorCritic(nn.Module):
         tells_task: bool = False,
         reads_reward_change: bool = False,
         initial_std: float = 0.6,
-        noise_correlation: float = 0.0,
         context_dim: int = 0,
     ):
         super().__init__()
@@ -72,7 +69,6 @@ class ActorCritic(nn.Module):
         self.critic_sees_task = critic_sees_task
         self.shortcut = shortcut
         self.hidden_dim = hidden_dim
-        self.noise_correlation = noise_correlation
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
         self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task or tells_task else None
@@ -93,35 +89,25 @@ class ActorCritic(nn.Module):
         )
         critic_dim = head_dim + (task_dim if critic_sees_task else 0)
         self.critic = nn.Sequential(_linear(critic_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
-        self.noise_dim = action_space.input_dim if self.continuous and noise_correlation else 0
         self.teller = _linear(hidden_dim, task_dim, gain=1.0) if tells_task else None
         if self.continuous:
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
     def initial_memory(self, num_worlds: int) -> Tensor:
-        """The memory at the start of a trial, zeros: (N, D) hidden units, and with an LSTM its D cells after them.
-
-        Where noise is correlated the noise of the last step comes at the end.
-        """
-        memory_dim = self.hidden_dim * (2 if isinstance(self.core, nn.LSTM) else 1) + self.noise_dim
+        """The memory at the start of a trial, zeros: (N, D) hidden units, and with an LSTM its D cells after them."""
+        memory_dim = self.hidden_dim * (2 if isinstance(self.core, nn.LSTM) else 1)
         return torch.zeros(num_worlds, memory_dim, device=self.reward_scaler.count.device)
 
     def act(self, inputs: PolicyInput, memory: Tensor, generator: torch.Generator | None) -> Act:
         """See `Policy.act`."""
         code = self.encoder(self.read(inputs)[..., : self.encoder_dim])
-        memory, noise = memory.split([memory.shape[1] - self.noise_dim, self.noise_dim], 1)
         if self.memory:
             features, memory = self._remember(code, memory)
         else:
             features = self.core(code)
         distribution = self.distribution(self.actor(self._head_inputs(code, features)))
-        if generator is not None and self.noise_dim and isinstance(distribution, Gaussian):
-            fresh = torch.randn(noise.shape, generator=generator, device=noise.device)
-            noise = self.noise_correlation * noise + math.sqrt(1.0 - self.noise_correlation**2) * fresh
-            action = distribution.at(noise)
-        else:
-            action = distribution.sample(generator)
-        return Act(action, distribution.log_prob(action), torch.cat([memory, noise], 1))
+        action = distribution.sample(generator)
+        return Act(action, distribution.log_prob(action), memory)
 
     def evaluate(self, inputs: PolicyInput) -> Evaluation:
         """Distributions and values of whole trials from their first step, (T, N, ...)."""

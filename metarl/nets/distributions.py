@@ -27,10 +27,6 @@ class Gaussian(NamedTuple):
         if generator is None:
             return self.mean
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
-        return self.at(noise)
-
-    def at(self, noise: Tensor) -> Tensor:
-        """The actions that standard normal noise, (..., A), stands for."""
         return self.mean + self.log_std.exp() * noise
 
     def log_prob(self, action: Tensor) -> Tensor:
