@@ -119,9 +119,9 @@ class RL2Config(PPOConfig):
     shortcut: bool = False
     """The heads of policy and value also read the encoded step itself, beside the memory (Ni et al. 2022)."""
     task_coef: float = 0.0
-    """Weight of telling the task parameters from the memory, by the squared errors of the normalised parameters (Humplik
-    et al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is worth remembering then, before
-    the policy can use it. The policy is told nothing."""
+    """Weight of telling the task parameters from the memory, by the squared errors of the normalised parameters
+    (Humplik et al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is then worth
+    remembering before the policy can use it. The policy is told nothing."""
     reads_reward_change: bool = False
     """The memory also reads how much more the last step earned than the one before it."""
 

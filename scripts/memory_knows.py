@@ -1,0 +1,76 @@
+"""What the memory of RL² knows of the task, and how soon: the share of each parameter's variance that it tells.
+
+For runs that were trained with `--task-coef`, whose memory has a head that says what the task parameters are. 1: told
+exactly; 0: no better than the mean over tasks; below: misled. Likeliest actions, as in evaluation.
+
+    metarl train rl2 --env push --task-coef 0.2 --reads-reward-change --out runs/push-told
+    python scripts/memory_knows.py runs/push-told
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from _measure import RESULTS, keep, show
+
+from metarl.env import BatchedEnv
+from metarl.errors import ConfigError, MetarlError
+from metarl.learners.rl2 import RL2
+from metarl.rollout import policy_inputs
+from metarl.run import LoadedRun, load_run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders of rl2")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--num-tasks", type=int, default=128)
+    parser.add_argument("--steps", nargs="+", type=int, default=[0, 20, 40, 80, 149, 200, 299], help="of the trial")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory-knows.json")
+    arguments = parser.parse_args()
+    try:
+        for path in arguments.runs:
+            found = known(load_run(path, "cpu"), arguments.split, arguments.num_tasks, arguments.steps)
+            keep(arguments.out, path.name, found)
+            rows = [(name, *(f"{value:.2f}" for value in values)) for name, values in found["told"].items()]
+            title = f"{path}, {found['env_steps'] / 1e6:.1f} M steps: share of the variance told after so many steps"
+            show(title, ("parameter", *map(str, found["steps"])), rows)
+    except MetarlError as error:
+        parser.exit(2, f"memory_knows: {error}\n")
+
+
+def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[str, Any]:
+    """Play trials on unseen tasks, and compare what the memory says on the way with what is true."""
+    learner = run.learner
+    if not isinstance(learner, RL2) or learner.network.teller is None:
+        raise ConfigError("the memory of this run was not trained to tell the task: train rl2 with --task-coef.")
+    env = BatchedEnv(run.spec, num_tasks)
+    env.set_tasks(run.spec.tasks.split(split, num_tasks))
+    rollout = learner.trial(env, run.config.settings.episodes_per_trial, None)
+    steps = [step for step in steps if step < rollout.num_steps]
+    with torch.no_grad():
+        told = learner.network.heads(learner.network.read(policy_inputs(rollout, run.spec.action_space)))[
+            2
+        ]  # (T, N, P)
+        truth = learner.network.task_normalizer(rollout.task)  # (N, P)
+    share = 1 - (told - truth).square().mean(1) / truth.var(0, correction=0)  # (T, P)
+    names = [parameter.name for parameter in run.spec.tasks.parameters]
+    return {
+        "env": run.spec.name,
+        "env_steps": run.env_steps,
+        "seed": run.config.seed,
+        "task_coef": run.config.settings.task_coef,
+        "reads_reward_change": run.config.settings.reads_reward_change,
+        "split": split,
+        "num_tasks": num_tasks,
+        "mean_return": rollout.episode_returns().mean(1).tolist(),
+        "steps": steps,
+        "told": {name: [round(float(share[step, i]), 3) for step in steps] for i, name in enumerate(names)},
+    }
+
+
+if __name__ == "__main__":
+    main()
