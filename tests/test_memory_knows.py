@@ -1,0 +1,51 @@
+"""scripts/memory_knows.py: how much of each task parameter a memory tells."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.config import RunConfig
+from metarl.env import BatchedEnv
+from metarl.errors import ConfigError
+from metarl.learners.rl2 import RL2, RL2Config
+from metarl.run import LoadedRun
+from tests.probes import hidden_target
+
+CONFIG = RL2Config(num_worlds=64, hidden_dim=16, episodes_per_trial=2, num_minibatches=2, task_coef=1.0)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    import memory_knows
+
+    return memory_knows
+
+
+def loaded(settings, spec):
+    learner = RL2(spec, settings, 0)
+    if settings.task_coef:
+        learner.update(learner.collect(BatchedEnv(spec, 64)), 0.0)  # sets the scales
+    return LoadedRun(Path("run"), RunConfig("rl2", spec.name, settings), spec, learner, update=0, env_steps=0)
+
+
+def test_a_memory_that_says_the_mean_tells_nothing_and_one_that_reads_the_task_tells_all(script):
+    spec = hidden_target()
+    run = loaded(CONFIG, spec)
+    network = run.learner.network
+    torch.nn.init.zeros_(network.teller.weight)
+    truth = network.task_normalizer(spec.tasks.split("validation", 32))
+    torch.nn.init.constant_(network.teller.bias, truth.mean().item())
+    found = script.known(run, "validation", 32, [0, 7, 99])
+    assert found["steps"] == [0, 7]  # a trial has ten steps
+    assert found["told"]["target"] == pytest.approx([0.0, 0.0], abs=1e-3)
+    network.teller = torch.nn.Module()
+    network.teller.forward = lambda features: truth.expand(*features.shape[:2], 1)
+    assert script.known(run, "validation", 32, [0, 7])["told"]["target"] == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+def test_a_memory_that_was_not_asked_is_refused(script):
+    with pytest.raises(ConfigError, match="train rl2 with --task-coef"):
+        script.known(loaded(replace(CONFIG, task_coef=0.0), hidden_target()), "validation", 4, [0])
