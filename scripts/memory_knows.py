@@ -52,9 +52,8 @@ def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[
     rollout = learner.trial(env, run.config.settings.episodes_per_trial, None)
     steps = [step for step in steps if step < rollout.num_steps]
     with torch.no_grad():
-        told = learner.network.heads(learner.network.read(policy_inputs(rollout, run.spec.action_space)))[
-            2
-        ]  # (T, N, P)
+        seen = learner.network.read(policy_inputs(rollout, run.spec.action_space))
+        told = learner.network.heads(seen)[2]  # (T, N, P)
         truth = learner.network.task_normalizer(rollout.task)  # (N, P)
     share = 1 - (told - truth).square().mean(1) / truth.var(0, correction=0)  # (T, P)
     names = [parameter.name for parameter in run.spec.tasks.parameters]
