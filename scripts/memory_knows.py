@@ -1,7 +1,8 @@
 """What the memory of RL² knows of the task, and how soon: the share of each parameter's variance that it tells.
 
 For runs that were trained with `--task-coef`, whose memory has a head that says what the task parameters are. 1: told
-exactly; 0: no better than the mean over tasks; below: misled. Likeliest actions, as in evaluation.
+exactly; 0: no better than the mean over tasks; below: misled; the mean over those of several numbers. Likeliest
+actions, as in evaluation.
 
     metarl train rl2 --env push --task-coef 0.2 --reads-reward-change --out runs/push-told
     python scripts/memory_knows.py runs/push-told
@@ -56,7 +57,7 @@ def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[
         told = learner.network.heads(seen)[2]  # (T, N, P)
         truth = learner.network.task_normalizer(rollout.task)  # (N, P)
     share = 1 - (told - truth).square().mean(1) / truth.var(0, correction=0)  # (T, P)
-    names = [parameter.name for parameter in run.spec.tasks.parameters]
+    by_name = {name: value.reshape(len(share), -1).mean(1) for name, value in run.spec.tasks.unpack(share).items()}
     return {
         "env": run.spec.name,
         "env_steps": run.env_steps,
@@ -67,7 +68,7 @@ def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[
         "num_tasks": num_tasks,
         "mean_return": rollout.episode_returns().mean(1).tolist(),
         "steps": steps,
-        "told": {name: [round(float(share[step, i]), 3) for step in steps] for i, name in enumerate(names)},
+        "told": {name: [round(float(value[step]), 3) for step in steps] for name, value in by_name.items()},
     }
 
 

@@ -11,6 +11,7 @@ from metarl.env import BatchedEnv
 from metarl.errors import ConfigError
 from metarl.learners.rl2 import RL2, RL2Config
 from metarl.run import LoadedRun
+from metarl.tasks import Parameter, TaskDistribution, Uniform
 from tests.probes import hidden_target
 
 CONFIG = RL2Config(num_worlds=64, hidden_dim=16, episodes_per_trial=2, num_minibatches=2, task_coef=1.0)
@@ -44,6 +45,20 @@ def test_a_memory_that_says_the_mean_tells_nothing_and_one_that_reads_the_task_t
     network.teller = torch.nn.Module()
     network.teller.forward = lambda features: truth.expand(*features.shape[:2], 1)
     assert script.known(run, "validation", 32, [0, 7])["told"]["target"] == pytest.approx([1.0, 1.0], abs=1e-3)
+
+
+def test_parameters_of_several_numbers_are_told_on_average(script):
+    target = hidden_target().tasks.parameters[0]
+    pair = Parameter("pair", "1", Uniform(0.0, 1.0), shape=(2,))
+    spec = replace(hidden_target(), tasks=TaskDistribution((pair, target)))
+    run = loaded(CONFIG, spec)
+    network = run.learner.network
+    truth = network.task_normalizer(spec.tasks.split("validation", 32))
+    half = torch.stack([truth[:, 0], torch.full((32,), truth[:, 1].mean()), truth[:, 2]], 1)  # one of the pair
+    network.teller = torch.nn.Module()
+    network.teller.forward = lambda features: half.expand(*features.shape[:2], 3)
+    told = script.known(run, "validation", 32, [0])["told"]
+    assert told["pair"] == pytest.approx([0.5], abs=1e-3) and told["target"] == pytest.approx([1.0], abs=1e-3)
 
 
 def test_a_memory_that_was_not_asked_is_refused(script):
