@@ -50,15 +50,14 @@ def measured() -> dict[str, dict[str, dict[str, Any]]]:
         lines[env] = {}
         for split in SPLITS:
             known = {
-                "RL²": rl2[env][split].get("rl2"),
-                "MAML-TRPO": maml[env][split].get("maml-trpo") if env in maml else None,
-                "scripted expert, told the task": (maml if env == "track" else rl2)[env][split].get("expert"),
-                "policy without memory": blind.get(env, {}).get(split, {}).get("domain-randomised"),
-                "random actions": rl2[env][split].get("random"),
+                "RL²": rl2[env][split]["rl2"],
+                "MAML-TRPO": maml[env][split]["maml-trpo"],
+                "scripted expert, told the task": (maml if env == "track" else rl2)[env][split]["expert"],
+                "policy without memory": blind[env].get(split, {}).get("domain-randomised"),
+                "random actions": rl2[env][split]["random"],
             }
             lines[env][split] = {label: line for label, line in known.items() if line is not None}
-            for label in ADAPTING.keys() & lines[env][split].keys():
-                per_step = maml[env]["episodes_per_task"] if label == "MAML-TRPO" else 1
+            for label, per_step in {"RL²": 1, "MAML-TRPO": maml[env]["episodes_per_task"]}.items():
                 line = lines[env][split][label]
                 line["episodes_before"] = [per_step * i for i in range(len(line["iqm_return"]))]
     return lines
@@ -110,8 +109,8 @@ def _draw_panel(panel: Any, lines: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def _results(name: str) -> dict[str, Any]:
-    path = RESULTS / name
-    return json.loads(path.read_text())["results"] if path.exists() else {}
+    results: dict[str, Any] = json.loads((RESULTS / name).read_text())["results"]
+    return results
 
 
 if __name__ == "__main__":
