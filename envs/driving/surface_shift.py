@@ -1,46 +1,57 @@
-"""`surface-shift`: the 1:10 car on an asphalt road with slippery patches; the day's grip and the patches are hidden.
+"""`surface-shift`: the 1:10 car on a road with wet stretches and one dry lane through each; grip and lanes are hidden.
 
-The grip changes while the car drives: it meets the first patch within seconds of the start, and all of them again
-in each lap and in each episode of a trial. Neither the grip nor a patch is observed. Who is too fast on one slides off
-the road; who drives everywhere as on the worst of them loses most of the progress. Memory pays twice: the grip of the
-day shows in the first corners, and where the patches lie can be used from the second lap on.
+The surface changes while the car drives: it meets the first stretch of standing water within seconds of the start, and
+all of them again in each lap and in each episode of a trial. Water slows the car and takes grip away, everywhere but in
+a lane that earlier traffic has dried, at another place across the road in each stretch. Neither the grip of the day nor
+the water nor its lanes are observed. Memory pays three times: slowness says that the car is beside the lane but not on
+which side, so the lane has to be searched for; where it was, is still true in the next lap and in the next episode; and
+the grip of the day shows in the first corners.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name           unit  train       hole         shell               what it changes
-    grip           1     .4 .. 1.1   .68 .. .82   .25-.4, 1.1-1.5     grip of the asphalt, of the day
-    num_patches    1     1, 2 or 3                                    how many of the patches there are
-    patch_ratio    1     3 x .4 .. .9 .6 .. .7    .2-.4               grip on a patch / grip beside it
-    patch_place    1     3 x 0 .. 1                                   where in its part of the road a patch lies
-    patch_length   m     3 x 3 .. 7                                   along the road
-    max_curvature  1/m   .7 .. 1.1                1.1-1.3             the sharpest corner
-    width          m     1 .. 1.3                 .9-1                of the road
+    grip           1     .4 .. 1.1   .68 .. .82   .25-.4, 1.1-1.5     grip of dry asphalt, of the day
+    num_patches    1     1, 2 or 3                                    how many of the stretches are wet
+    patch_ratio    1     3 x .4 .. .9 .6 .. .7    .2-.4               grip in deep water / grip beside it
+    dry_lane       1     3 x -.7 .. .7            -.8--.7, .7-.8      where across a stretch its lane is, / half the width
+    max_curvature  1/m   .5 .. .9                 .9-1.1              the sharpest corner
+    width          m     1.3 .. 1.7               1.1-1.3             of the road
     direction      1     -1 or 1                                      counter-clockwise (1) or not
     shape          1     8 x (-1 .. 1)                                Fourier coefficients, see roads.py
-The road from 2 m behind the start line to its end at 30 m has num_patches equal parts with a patch in each; place 0
-is at the part's beginning, 1 at its end. Grip and the ratio of the patches are the key parameters, the ones with a
-hole. The vehicle is the nominal one of car.py, without wind: the surface is what tasks differ in. Shift, a split that
-extrapolates in some parameters only: `patches`, the ratio.
+The lap of 30 m has three stretches, each from 2 m behind the beginning of a third of it to its end; the first
+num_patches of them are wet. Grip and the ratio in water are the key parameters, the ones with a hole. The vehicle is
+the nominal one of car.py, without wind: the surface is what tasks differ in. Shifts, splits that extrapolate in some
+parameters only: `patches`, the ratio; `lanes`, the lanes.
 
-Actions (N, 2) in [-1, 1]: steering and pedal, see car.py. Each axle has the grip of the place it stands on, drive and
-brake that of the middle of the car.
+Water: its depth under the middle of the car is 0 up to 5 cm beside the middle of the dry lane, 1 from 20 cm on, and
+linear between. The grip is grip * (1 - depth * (1 - patch_ratio)), and 8 N per m/s times the depth brakes the chassis.
+
+Actions (N, 2) in [-1, 1]: steering and pedal, see car.py. Each axle has the grip of the place along the road that it
+stands on, drive and brake that of the middle of the car.
 
 Observations (N, 18), independent of where the road lies, clipped to [-5, 5]
     0..15  as in course.py: servo, yaw rate, speed, previous action, place across the road, curvature ahead, width
     16,17  cosine and sine of 2 pi s / 30 m, s the way from the start line: the place along the lap, without which no
-           memory could tell where a patch is.
+           memory could tell where a stretch is.
 
-Reward per control step of 40 ms, end, start and signals: see course.py. 1 is progress at 5 m/s; the step that leaves
-    the road earns -1, and nothing comes after it.
+Reward, per control step of 40 ms
+    ds / 0.2 m - 0.3 * water - 0.05 * (jerk + slip), water its depth, the others as in course.py; 1 is progress at
+    5 m/s. The step that leaves the road earns -1, and nothing comes after it.
+End and start: see course.py.
 Success: a lap of 30 m within the episode without leaving the road.
+Signals
+    water                  its depth under the car, 0 to 1
+    others                 see course.py
 Metrics
     progress_m, lap_time_s, off_track, slip_angle_rad   see course.py
-    recovery_time_s        from the edge of the first patch until the progress (mean of the last second) is back at
+    recovery_time_s        from the edge of the first stretch until the progress (mean of the last second) is back at
                            90 % of its mean before; 0 where it never fell below, NaN where it never came back or the
-                           car never came to a patch
-    off_track_after_shift  1 where the car left the road after it had come to the first patch, 0 where not, NaN where
+                           car never came to a stretch
+    off_track_after_shift  1 where the car left the road after it had come to the first stretch, 0 where not, NaN where
                            it never came to one
-Expert: pure pursuit of the centreline, told the grip of every place, see driver.py.
-Horizon: 400 steps (16 s), about two laps, an option of `make_spec`.
+    water                  mean depth under the car in the wet stretches, until the car leaves the road; NaN where it
+                           never came to one
+Expert: pure pursuit of a line through the dry lanes, told the grip of every place, see driver.py.
+Horizon: 400 steps (16 s), one to two laps, an option of `make_spec`.
 """
 
 from __future__ import annotations
@@ -50,7 +61,7 @@ import math
 import mujoco
 import torch
 from torch import Tensor
-from torch.nn.functional import max_pool1d, pad
+from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
 from envs.driving import car, course, driver, roads, scene
 from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
@@ -59,29 +70,42 @@ from metarl.types import Arrays, Continuous
 
 OBS_DIM = course.OBS_DIM + 2
 MAX_PATCHES = 3
-FIRST_PATCH_M = 2.0
-"""Way behind the start line that has no patch."""
+PART_M, DRY_PART_M = roads.LENGTH_M / MAX_PATCHES, 2.0
+"""Length of a third of the lap, and of its beginning that is always dry."""
+DRY_M, DEEP_M = 0.05, 0.2
+"""Distances from the middle of the dry lane up to which it is dry, and from which on the water is deep."""
+WATER_N_PER_M_S = 8.0
+"""Drag of deep water per speed, N/(m/s)."""
+WATER_COST = 0.3
+"""What a step in deep water costs."""
 AXLE_POINTS = round(car.AXLE_M / roads.SPACING_M)
 """Points of a table from the middle of the car to an axle."""
 MEMORY_S = 1.0
 """Time over which recent progress is averaged for the recovery time."""
 RECOVERED = 0.9
 """Share of the progress before the shift at which the car has recovered."""
+DRAWN_M = (DRY_M + DEEP_M) / 2
+"""Half the width of a dry lane as it is drawn."""
+SMOOTH_POINTS = 16
+"""Points of the table over which the expert smooths its line, to each side."""
 CAUTION_POINTS = 6
-"""Points of the grip table around a place of which the expert expects the worst."""
+"""Points around a place of which the expert expects the worst."""
+GRIP_SHARE = 0.75
+"""Share of the grip in corners that the expert plans with."""
+CAUTION_DEPTH = 0.5
+"""Depth of the water that the expert expects in a dry lane, which it does not meet exactly."""
+LEAD_S, LEAD_M = 0.15, 0.2
+"""How far ahead the expert looks for the line that it drives on: a time and a way."""
 
 PARAMETERS = (
     Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.25, 0.4), (1.1, 1.5))), "of the asphalt, hidden"),
     Parameter("num_patches", "1", Choice((1.0, 2.0, 3.0)), "how many there are, hidden"),
     Parameter("patch_ratio", "1", Uniform(0.4, 0.9, (0.6, 0.7), ((0.2, 0.4),)), "of grip, hidden", (MAX_PATCHES,)),
-    Parameter("patch_place", "1", Uniform(0.0, 1.0), "in its part of the road, hidden", (MAX_PATCHES,)),
-    Parameter("patch_length", "m", Uniform(3.0, 7.0), "along the road, hidden", (MAX_PATCHES,)),
-    Parameter("max_curvature", "1/m", Uniform(0.7, 1.1, None, ((1.1, 1.3),)), "of the sharpest corner"),
-    Parameter("width", "m", Uniform(1.0, 1.3, None, ((0.9, 1.0),)), "of the road"),
-    course.DIRECTION,
-    course.SHAPE,
+    Parameter("dry_lane", "1", Uniform(-0.7, 0.7, None, ((-0.8, -0.7), (0.7, 0.8))), "its place", (MAX_PATCHES,)),
+    *course.ROAD,
 )
-METRIC_NAMES = (*course.METRIC_NAMES, "recovery_time_s", "off_track_after_shift")
+SIGNAL_NAMES = ("water", *course.SIGNAL_NAMES)
+METRIC_NAMES = (*course.METRIC_NAMES, "recovery_time_s", "off_track_after_shift", "water")
 
 
 def make_spec(horizon: int = 400) -> EnvSpec:
@@ -92,7 +116,7 @@ def make_spec(horizon: int = 400) -> EnvSpec:
     """
     return EnvSpec(
         name="surface-shift",
-        tasks=TaskDistribution(PARAMETERS, shifts={"patches": ("patch_ratio",)}),
+        tasks=TaskDistribution(PARAMETERS, shifts={"patches": ("patch_ratio",), "lanes": ("dry_lane",)}),
         obs_dim=OBS_DIM,
         action_space=Continuous(2),
         horizon=horizon,
@@ -103,47 +127,82 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         derive=derive,
         reset_noise=course.RESET_NOISE,
         physics=car.physics(draw),
-        signals=Signals(course.SIGNAL_NAMES, car.sensed(course.signals)),
+        signals=Signals(SIGNAL_NAMES, car.sensed(signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=expert,
-        description="a car on asphalt with hidden slippery patches; grip, patches and road differ",
+        description="a car on a wet road with hidden dry lanes; grip, water, lanes and road differ",
     )
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """Tables of each task: road and car, the grip of each place, and which points the actuators read it at."""
-    grip = grip_table(task)
-    offsets = torch.tensor([0, 0, 0, AXLE_POINTS, -AXLE_POINTS], device=grip.device)
+    """Tables of each task: road, car, water and lanes, and which points of the road the actuators stand on."""
+    offsets = torch.tensor([0, 0, 0, AXLE_POINTS, -AXLE_POINTS], device=task["grip"].device)
+    lost, lane = lost_grip(task), lanes(task)
+    line, grip = planned(task["grip"], lost, lane)
     return (
         course.derive(task)
         | car.derive(task)
-        | {"grip_table": grip, "grip_points": offsets.repeat(len(grip), 1), "worst_grip": _worst_around(grip)}
+        | {"lost_grip": lost, "lane_m": lane, "grip_points": offsets.repeat(len(lost), 1)}
+        | {"planned_line": line, "planned_grip": grip}
     )
 
 
 def patches(task: Arrays) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each patch begins and ends along the road, m, and its grip / that beside it, each (N, MAX_PATCHES)."""
+    """Where each stretch begins and ends along the road, m, (MAX_PATCHES,), and whether it is wet, (N, MAX_PATCHES)."""
     number = torch.arange(MAX_PATCHES, device=task["grip"].device)
-    part = (roads.LENGTH_M - FIRST_PATCH_M) / task["num_patches"].unsqueeze(1)
-    begin = FIRST_PATCH_M + number * part + task["patch_place"] * (part - task["patch_length"])
-    exists = number < task["num_patches"].unsqueeze(1)
-    return begin, begin + task["patch_length"], torch.where(exists, task["patch_ratio"], 1.0)
+    begin = number * PART_M
+    return begin + DRY_PART_M, begin + PART_M, number < task["num_patches"].unsqueeze(1)
 
 
-def grip_table(task: Arrays) -> Tensor:
-    """The grip at each point of the centreline, (N, NUM_POINTS)."""
+def lost_grip(task: Arrays) -> Tensor:
+    """What deep water takes of the grip at each point of the centreline, 0 where there is none, (N, NUM_POINTS)."""
     at = torch.arange(roads.NUM_POINTS, device=task["grip"].device) * roads.SPACING_M
-    begin, end, ratio = (value.unsqueeze(2) for value in patches(task))
-    on_patch = (at >= begin) & (at < end)  # (N, MAX_PATCHES, NUM_POINTS)
-    return task["grip"].unsqueeze(1) * torch.where(on_patch, ratio, 1.0).prod(1)
+    begin, end, exists = (value.unsqueeze(-1) for value in patches(task))
+    is_wet = (at >= begin) & (at < end) & exists  # (N, MAX_PATCHES, NUM_POINTS)
+    return task["grip"].unsqueeze(1) * (is_wet * (1.0 - task["patch_ratio"].unsqueeze(2))).sum(1)
+
+
+def lanes(task: Arrays) -> Tensor:
+    """The line through the dry lanes at each point of the centreline, m to the left of it, (N, NUM_POINTS).
+
+    In a stretch it is the middle of its lane; between stretches it goes over from one to the next, each weighed by the
+    inverse square of the way to it (Shepard's interpolation).
+    """
+    at = torch.arange(roads.NUM_POINTS, device=task["grip"].device) * roads.SPACING_M
+    begin, end, exists = (value.unsqueeze(-1) for value in patches(task))
+    beyond = torch.remainder(at - end, roads.LENGTH_M)
+    before = torch.remainder(begin - at, roads.LENGTH_M)
+    is_inside = (at >= begin) & (at < end)
+    away = torch.minimum(beyond, before).masked_fill(is_inside, 0.0)
+    weight = (away + 0.01).square().reciprocal() * exists  # (N, MAX_PATCHES, NUM_POINTS)
+    lane = task["dry_lane"] * (task["width"] / 2).unsqueeze(1)
+    return (weight * lane.unsqueeze(2)).sum(1) / weight.sum(1)
+
+
+def planned(grip: Tensor, lost: Tensor, lane: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the expert wants to drive at each point, m, and the grip it plans with there, each (N, NUM_POINTS)."""
+    line = lane
+    for _ in range(2):
+        around = pad(line.unsqueeze(1), (SMOOTH_POINTS, SMOOTH_POINTS), mode="circular")
+        line = avg_pool1d(around, 2 * SMOOTH_POINTS + 1, stride=1)[:, 0]
+    depth = (_depth(line, lane) + CAUTION_DEPTH).clamp(max=1.0)
+    around = pad((depth * lost).unsqueeze(1), (CAUTION_POINTS, CAUTION_POINTS), mode="circular")
+    return line, grip.unsqueeze(1) - max_pool1d(around, 2 * CAUTION_POINTS + 1, stride=1)[:, 0]
+
+
+def water(task: Arrays, state: Arrays) -> Tensor:
+    """Depth of the water under the middle of the car, 0 to 1, (N,)."""
+    here = _point(state["distance"])
+    lane, lost = task["lane_m"].gather(1, here)[:, 0], task["lost_grip"].gather(1, here)[:, 0]
+    return _depth(state["pose"][:, 0], lane) * (lost > 0)
 
 
 def reset(task: Arrays, noise: Noise) -> Start:
-    """Put the car on the start line, which lies on no patch."""
+    """Put the car on the start line, which lies in no stretch of water."""
     start = course.reset(task, noise)
     zero = torch.zeros_like(start.state["distance"])
     memory = {
-        "shift": torch.stack([zero, zero, zero + course.START_SPEED * car.CONTROL_DT_S, zero], 1),
+        "shift": torch.stack([zero, zero, zero + course.START_SPEED * car.CONTROL_DT_S, *[zero] * 3], 1),
         "phase": torch.zeros_like(start.state["pose"][:, :1], dtype=torch.bool).expand(-1, 3).clone(),
     }
     return Start(start.state | memory, start.writes)
@@ -156,35 +215,49 @@ def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 
 def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[str, Tensor]:
-    """The car's forces with the grip of the places where its axles stand."""
-    here = (state["distance"] / roads.SPACING_M).round().to(torch.int64).unsqueeze(1)
-    grip = task["grip_table"].gather(1, (here + task["grip_points"]) & (roads.NUM_POINTS - 1))  # (N, NUM_ACTUATORS)
-    return car.control(task, data, state, action, grip)
+    """The car's forces with the grip of the places where its axles stand, and the drag of the water."""
+    here = _point(state["distance"])
+    lost = task["lost_grip"].gather(1, (here + task["grip_points"]) & (roads.NUM_POINTS - 1))  # (N, NUM_ACTUATORS)
+    depth = _depth(state["pose"][:, 0], task["lane_m"].gather(1, here)[:, 0])
+    grip = torch.addcmul(task["grip"].unsqueeze(1), depth.unsqueeze(1), lost, value=-1.0)
+    drag = depth * (lost[:, car.BRAKE] > 0) * (WATER_N_PER_M_S / car.BRAKE_N_PER_M_S)
+    return car.control(task, data, state, action, grip, drag)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
-    """Progress along the road, reward and end."""
+    """Progress along the road less what the water costs."""
     after, reward, leaves = course.advance(task, data, state, action)
+    depth = water(task, after)
+    reward = torch.sub(reward, depth, alpha=WATER_COST)
     success = (after["distance"] >= roads.LENGTH_M) & ~after["off_road"]
-    return Outcome(after | _shift(task, state, after), reward.masked_fill(leaves, -1.0), leaves, success)
+    return Outcome(after | _shift(task, state, after, depth), reward.masked_fill(leaves, -1.0), leaves, success)
+
+
+def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
+    """The signal table of the module's docstring, (N, 6)."""
+    return torch.cat([water(task, state).unsqueeze(1), course.signals(task, data, state)], 1)
 
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    """The metrics of the module's docstring, (N, 6)."""
+    """The metrics of the module's docstring, (N, 7)."""
     met, dipped, recovered = state["phase"].unbind(1)
     recovery = torch.where(recovered, state["shift"][:, 3] * car.CONTROL_DT_S, math.nan)
     recovery = torch.where(dipped, recovery, 0.0).masked_fill(~met, math.nan)
     off_track = state["off_road"].to(recovery.dtype).masked_fill(~met, math.nan)
-    return torch.cat([course.metrics(state), torch.stack([recovery, off_track], 1)], 1)
+    depth, steps_wet = state["shift"][:, 4:].unbind(1)
+    return torch.cat([course.metrics(state), torch.stack([recovery, off_track, depth / steps_wet], 1)], 1)
 
 
 def expert(task: Arrays, obs: Tensor) -> Tensor:
-    """Pure pursuit of the centreline with the grip of the places ahead."""
-    turned = torch.atan2(obs[:, -1], obs[:, -2])
-    here = (turned * (roads.NUM_POINTS / (2 * math.pi))).round().to(torch.int64).unsqueeze(1)
+    """Pure pursuit of the line through the dry lanes with the grip of the places ahead."""
+    turned = torch.atan2(obs[:, -1], obs[:, -2]).unsqueeze(1) % (2 * math.pi)
+    distance = turned * (roads.LENGTH_M / (2 * math.pi))
     ahead = torch.arange(course.NUM_LOOK_AHEADS, device=obs.device) * course.LOOK_AHEAD_STRIDE
-    grip = task["worst_grip"].gather(1, (here + ahead) & (roads.NUM_POINTS - 1))
-    return driver.drive(task, obs, grip=grip)
+    grip = task["planned_grip"].gather(1, (_point(distance) + ahead) & (roads.NUM_POINTS - 1))
+    line = task["planned_line"].gather(1, _point(distance + LEAD_M + LEAD_S * 5.0 * obs[:, 2:3]))[:, 0]
+    place = {"distance": distance[:, 0], "pose": obs[:, 5:6] * (task["width"] / 2).unsqueeze(1)}
+    drag = car.DRAG_N_PER_M_S + WATER_N_PER_M_S * water(task, place)
+    return driver.drive(task, obs, grip=grip, line_m=line, drag=drag, grip_share=GRIP_SHARE)
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
@@ -193,23 +266,39 @@ def draw(task: Arrays) -> mujoco.MjModel:
     road = roads.centreline(one["shape"], one["max_curvature"], one["direction"])[0].double().numpy()
     half = float(task["width"]) / 2
     stripes = []
-    for begin, end, ratio in zip(*(value[0].tolist() for value in patches(one)), strict=True):
-        if ratio < 1.0:
+    begin, end, exists = patches(one)
+    columns = (begin, end, exists[0], one["dry_lane"][0], one["patch_ratio"][0])
+    for begin, end, exists, lane, ratio in zip(*(value.tolist() for value in columns), strict=True):
+        if exists:
             points = torch.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1)
-            stripes.append(scene.slippery(ratio, half, -half, (points % roads.NUM_POINTS).numpy()))
+            points, middle = (points % roads.NUM_POINTS).numpy(), lane * half
+            stripes.append(scene.slippery(ratio, half, min(half, middle + DRAWN_M), points))
+            stripes.append(scene.slippery(ratio, max(-half, middle - DRAWN_M), -half, points))
+    stripes = [stripe for stripe in stripes if stripe.left > stripe.right]
     return scene.on_road(mujoco.MjSpec.from_file(str(car.MODEL_FILE)), road, 2 * half, stripes=stripes)
 
 
-def _shift(task: Arrays, state: Arrays, after: Arrays) -> dict[str, Tensor]:
-    """What the recovery time needs, frozen once the car has left the road.
+def _point(distance: Tensor) -> Tensor:
+    """The point of the centreline's tables at a way from the start line, (N, 1), from (N,) or (N, 1)."""
+    return (distance / roads.SPACING_M).round().to(torch.int64).reshape(-1, 1) & (roads.NUM_POINTS - 1)
 
-    "shift", (N, 4): steps and progress before the first patch, recent progress per step, steps until recovered.
-    "phase", (N, 3) bool: the car has come to a patch; its progress has fallen; its progress has recovered.
+
+def _depth(lateral: Tensor, lane: Tensor) -> Tensor:
+    """How deep the water is at a place across a wet stretch, 0 to 1, (N,)."""
+    return (((lateral - lane).abs() - DRY_M) / (DEEP_M - DRY_M)).clamp(0.0, 1.0)
+
+
+def _shift(task: Arrays, state: Arrays, after: Arrays, depth: Tensor) -> dict[str, Tensor]:
+    """What the metrics need, frozen once the car has left the road.
+
+    "shift", (N, 6): steps and progress before the first stretch, recent progress per step, steps until recovered, depth
+        of the water summed over the steps in a stretch, and these steps.
+    "phase", (N, 3) bool: the car has come to a stretch; its progress has fallen; its progress has recovered.
     """
-    point = (after["distance"] / roads.SPACING_M).round().to(torch.int64).unsqueeze(1) & (roads.NUM_POINTS - 1)
+    is_wet = task["lost_grip"].gather(1, _point(after["distance"]))[:, 0] > 0
     met_before, dipped_before, recovered_before = state["phase"].unbind(1)
-    met = met_before | (task["grip_table"].gather(1, point)[:, 0] < task["grip"])
-    steps_before, progress_before, recent, waited = state["shift"].unbind(1)
+    met = met_before | is_wet
+    steps_before, progress_before, recent, waited, depths, steps_wet = state["shift"].unbind(1)
     progress = after["advance"]
     recent = torch.lerp(recent, progress, car.CONTROL_DT_S / MEMORY_S)
     is_slow = met & (recent * steps_before < RECOVERED * progress_before)
@@ -217,15 +306,10 @@ def _shift(task: Arrays, state: Arrays, after: Arrays) -> dict[str, Tensor]:
     recovered = recovered_before | (dipped & ~is_slow)
     before = (~met).to(progress.dtype)
     waits = met & ~recovered
-    now = [steps_before + before, torch.addcmul(progress_before, before, progress), recent, waited + waits]
+    first = [steps_before + before, torch.addcmul(progress_before, before, progress)]
+    now = [*first, recent, waited + waits, depths + depth, steps_wet + is_wet]
     gone = state["off_road"].unsqueeze(1)
     return {
         "shift": torch.where(gone, state["shift"], torch.stack(now, 1)),
         "phase": torch.where(gone, state["phase"], torch.stack([met, dipped, recovered], 1)),
     }
-
-
-def _worst_around(grip: Tensor) -> Tensor:
-    """The smallest grip within CAUTION_POINTS of each point of the closed road, (N, NUM_POINTS)."""
-    round_trip = pad(-grip.unsqueeze(1), (CAUTION_POINTS, CAUTION_POINTS), mode="circular")
-    return -max_pool1d(round_trip, 2 * CAUTION_POINTS + 1, stride=1)[:, 0]

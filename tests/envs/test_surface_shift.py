@@ -1,4 +1,4 @@
-"""`surface-shift`: where patches lie, the grip that each axle gets, its metrics, and what knowing the grip is worth."""
+"""`surface-shift`: where water and dry lanes lie, the grip that each axle gets, its metrics, what knowledge is worth."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ TASK = {
     "grip": torch.tensor([0.8]),
     "num_patches": torch.tensor([2.0]),
     "patch_ratio": torch.tensor([[0.5, 0.25, 0.9]]),
-    "patch_place": torch.tensor([[0.0, 1.0, 0.5]]),
-    "patch_length": torch.tensor([[3.0, 4.0, 5.0]]),
+    "dry_lane": torch.tensor([[-0.5, 0.5, 0.0]]),
     "max_curvature": torch.tensor([0.9]),
     "width": torch.tensor([1.2]),
     "direction": torch.tensor([1.0]),
@@ -42,47 +41,83 @@ def driven(spec: EnvSpec, split: str, num_tasks: int = 100) -> tuple[float, floa
     return rollout.episode_returns().mean().item(), off_track, env.metrics()
 
 
-def believing(grip: Callable[[Arrays], Tensor]) -> EnvSpec:
-    """The environment whose expert takes another grip, (N, NUM_POINTS), for the true one."""
-    return replace(SPEC, expert=lambda task, obs: shift.expert(task | {"worst_grip": grip(task)}, obs))
+def believing(**tables: Callable[[Arrays], Tensor]) -> EnvSpec:
+    """The environment whose expert takes other tables, each (N, NUM_POINTS), for the true ones."""
+
+    def expert(task: Arrays, obs: Tensor) -> Tensor:
+        return shift.expert(task | {name: table(task) for name, table in tables.items()}, obs)
+
+    return replace(SPEC, expert=expert)
 
 
-def test_each_part_of_the_road_behind_the_start_has_its_patch():
-    # Parts of 14 m from 2 m on: the first patch at the beginning of its part, the second at the end of its own.
-    begin, end, ratio = shift.patches(TASK)
-    torch.testing.assert_close(begin[0, :2], torch.tensor([2.0, 26.0]))
-    torch.testing.assert_close(end[0, :2], torch.tensor([5.0, 30.0]))
-    assert ratio.tolist() == [[0.5, 0.25, 1.0]]  # the third does not exist
-    grip = shift.grip_table(TASK)[0]
-    at = torch.tensor([1.9, 2.1, 4.9, 5.1, 25.9, 26.1, 29.9])
-    expected = torch.tensor([0.8, 0.4, 0.4, 0.8, 0.8, 0.2, 0.2])
-    torch.testing.assert_close(grip[(at / roads.SPACING_M).round().long()], expected)
+def at(*metres: float) -> Tensor:
+    """The points of the centreline at these ways from the start line."""
+    return (torch.tensor(metres) / roads.SPACING_M).round().long()
+
+
+def test_each_third_of_the_lap_has_its_stretch_of_water():
+    lost = shift.lost_grip(TASK)[0]
+    # 0.8 * (1 - 0.5) from 2 to 10 m, 0.8 * (1 - 0.25) from 12 to 20 m; the third is dry.
+    expected = torch.tensor([0.0, 0.4, 0.4, 0.0, 0.0, 0.6, 0.6, 0.0, 0.0])
+    torch.testing.assert_close(lost[at(1.9, 2.1, 9.9, 10.1, 11.9, 12.1, 19.9, 20.1, 25.0)], expected)
+
+
+def test_the_line_keeps_to_each_lane_and_goes_over_between_them():
+    line = shift.lanes(TASK)[0]
+    # +-0.5 of half of 1.2 m; half way between the end of the first, 10 m, and the beginning of the second, 12 m: 0.
+    expected = torch.tensor([-0.3, -0.3, 0.3, 0.3, 0.0])
+    torch.testing.assert_close(line[at(2.1, 9.9, 12.1, 19.9, 11.0)], expected, atol=0.02, rtol=0)
+    assert (line[at(9.9, 10.4, 11.0, 11.6, 12.1)].diff() > 0).all()
+    alone = TASK | {"num_patches": torch.tensor([1.0])}
+    torch.testing.assert_close(shift.lanes(alone), torch.full((1, roads.NUM_POINTS), -0.3))
+
+
+def test_water_deepens_beside_the_lane_of_a_stretch_only():
+    task = {name: value.expand(6, *value.shape[1:]) for name, value in TASK.items()}
+    task = task | shift.derive(task)
+    # The first stretch's lane runs at -0.3 m: dry to 5 cm beside it, deep from 20 cm on.
+    beside = torch.tensor([0.0, 0.05, 0.125, -0.125, 0.2, 0.5])
+    state = {"distance": torch.full((6,), 3.0), "pose": torch.stack([beside - 0.3, torch.zeros(6)], 1)}
+    torch.testing.assert_close(shift.water(task, state), torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0]), atol=1e-3, rtol=0)
+    assert not shift.water(task, state | {"distance": torch.full((6,), 25.0)}).any()
 
 
 def test_each_axle_has_the_grip_of_the_place_it_stands_on():
     task = TASK | shift.derive(TASK)
     state = {"distance": torch.tensor([1.95]), "acceleration": torch.zeros(1), "off_road": torch.tensor([False])}
+    state["pose"] = torch.tensor([[0.3, 0.0]])  # far from the lane
     data = {"sensordata": torch.tensor([[0.0, 0.0, 3.0, 0.0]])}
-    limit = shift.control(task, data, state, torch.zeros(1, 2))["actuator_forcerange"][0, :, 1]
-    load = task["load"][0, :, 1]
+    control = shift.control(task, data, state, torch.zeros(1, 2))
+    limit, load = control["actuator_forcerange"][0, :, 1], task["load"][0, :, 1]
     torch.testing.assert_close(limit[car.TYRE_FRONT], 0.4 * load[car.TYRE_FRONT])
     torch.testing.assert_close(limit[car.TYRE_REAR], 0.8 * load[car.TYRE_REAR])
     torch.testing.assert_close(limit[car.BRAKE], 0.8 * load[car.BRAKE])
-    # The whole car on ice a lap later: 0.2 * 36.3 N.
-    state["distance"] = torch.tensor([58.0])
-    limit = shift.control(task, data, state, torch.zeros(1, 2))["actuator_forcerange"][0, :, 1]
-    torch.testing.assert_close(limit, 0.2 * load)
+    assert control["ctrl"][0, car.BRAKE] == 0.0  # the middle is not in the water yet
+    # The whole car in deep water a lap later: 0.2 * 36.3 N, and the drag of a full brake, 8 N per m/s.
+    state |= {"distance": torch.tensor([45.0]), "pose": torch.tensor([[-0.3, 0.0]])}
+    control = shift.control(task, data, state, torch.zeros(1, 2))
+    torch.testing.assert_close(control["actuator_forcerange"][0, :, 1], 0.2 * load)
+    assert control["ctrl"][0, car.BRAKE] == pytest.approx(shift.WATER_N_PER_M_S / car.BRAKE_N_PER_M_S)
+    # In its lane it is as on dry asphalt.
+    state["pose"] = torch.tensor([[0.32, 0.0]])
+    control = shift.control(task, data, state, torch.zeros(1, 2))
+    torch.testing.assert_close(control["actuator_forcerange"][0, :, 1], 0.8 * load)
+    assert control["ctrl"][0, car.BRAKE] == 0.0
 
 
-def test_a_patch_slides_the_car_that_the_asphalt_holds():
-    """Full steering at 3 m/s: the lateral acceleration ends at grip * g."""
-    env = BatchedEnv(SPEC, 2)
-    env.set_tasks(torch.cat([row(), row(grip=torch.tensor([0.4]))]))
-    env.reset()
-    for _ in range(10):
-        env.step(torch.tensor([[0.6, 0.3]]).expand(2, 2))
-    yaw_rate, speed = env._data["qvel"][:, 2], env._data["qvel"][:, :2].norm(dim=1)
-    assert (yaw_rate * speed)[0] > 1.5 * (yaw_rate * speed)[1]
+def test_water_slows_the_car_that_a_dry_lane_does_not():
+    """Full pedal for 1.6 s, steered along the lane of the first stretch, 2 to 10 m, or 0.4 m beside it."""
+    tasks = row(num_patches=torch.tensor([1.0]), grip=torch.tensor([1.1]))
+    speeds = []
+    for beside in (0.0, 0.4):
+        env = BatchedEnv(believing(planned_line=lambda task, beside=beside: task["planned_line"] + beside), 1)
+        env.set_tasks(tasks)
+        env.reset()
+        for _ in range(40):
+            env.step(torch.cat([env.expert_action()[:, :1], torch.ones(1, 1)], 1))
+        assert 3.0 < env._state["distance"].item() < 10.0 and not env._state["off_road"].any()
+        speeds.append(env._data["qvel"][0, :2].norm().item())
+    assert speeds[0] > 1.5 * speeds[1]
 
 
 def test_observation_has_the_place_along_the_lap_and_nothing_of_the_grip():
@@ -97,16 +132,17 @@ def test_observation_has_the_place_along_the_lap_and_nothing_of_the_grip():
     torch.testing.assert_close(obs[:, 16:], torch.tensor([[0.0, 1.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
 
 
-def shifted(progress: list[float], grips: list[float], gone: bool = False) -> Arrays:
-    """The memory of the shift after steps with these ways, m, over places with these grips."""
-    table = torch.full((1, roads.NUM_POINTS), 0.8)
-    table[:, : len(grips)] = torch.tensor(grips)
-    task = TASK | {"grip_table": table}
-    state = {"shift": torch.tensor([[0.0, 0.0, 0.12, 0.0]]), "phase": torch.zeros(1, 3, dtype=torch.bool)}
+def shifted(progress: list[float], wet: list[bool], gone: bool = False, lateral: float = 0.0) -> Arrays:
+    """The memory of the shift after steps with these ways, m, over dry and wet places whose lane is the centreline."""
+    lost = torch.zeros(1, roads.NUM_POINTS)
+    lost[:, : len(wet)] = 0.4 * torch.tensor(wet)
+    task = TASK | {"lost_grip": lost, "lane_m": torch.zeros(1, roads.NUM_POINTS)}
+    state = {"shift": torch.tensor([[0.0, 0.0, 0.12, 0.0, 0.0, 0.0]]), "phase": torch.zeros(1, 3, dtype=torch.bool)}
     state["off_road"] = torch.tensor([gone])
     for number, way in enumerate(progress):
         after = {"advance": torch.tensor([way]), "distance": torch.tensor([number * roads.SPACING_M])}
-        state |= shift._shift(task, state, after)
+        after["pose"] = torch.tensor([[lateral, 0.0]])
+        state |= shift._shift(task, state, after, shift.water(task, after))
     return state
 
 
@@ -116,24 +152,31 @@ def metrics_of(state: Arrays) -> list[float]:
 
 def test_recovery_time_counts_from_the_patch_until_progress_is_back():
     # 0.12 m a step before; the mean of a second, +4 % of the difference a step, falls below 0.108 m and comes back.
-    ways, grips = [0.12] * 5 + [0.0] * 10 + [0.16] * 30, [0.8] * 5 + [0.4] * 40
+    ways, wet = [0.12] * 5 + [0.0] * 10 + [0.16] * 30, [False] * 5 + [True] * 40
     recent, waited = 0.12, 0
     for way in ways[5:]:
         recent += (way - recent) * 0.04
         waited += 1
         if recent >= 0.9 * 0.12 and waited > 10:
             break
-    recovery, off_track = metrics_of(shifted(ways, grips))
+    recovery, off_track, _ = metrics_of(shifted(ways, wet))
     assert recovery == pytest.approx(0.04 * (waited - 1), abs=1e-6) and off_track == 0.0
 
 
-def test_recovery_time_is_zero_without_a_loss_and_nan_without_a_patch_or_a_recovery():
-    assert metrics_of(shifted([0.12] * 9, [0.8] * 4 + [0.4] * 5)) == [0.0, 0.0]
-    assert all(value != value for value in metrics_of(shifted([0.12] * 9, [0.8] * 9)))
-    recovery, off_track = metrics_of(shifted([0.12] * 4 + [0.0] * 5, [0.8] * 4 + [0.4] * 5))
+def test_recovery_time_is_zero_without_a_loss_and_nan_without_water_or_a_recovery():
+    assert metrics_of(shifted([0.12] * 9, [False] * 4 + [True] * 5))[:2] == [0.0, 0.0]
+    assert all(value != value for value in metrics_of(shifted([0.12] * 9, [False] * 9)))
+    recovery, off_track, _ = metrics_of(shifted([0.12] * 4 + [0.0] * 5, [False] * 4 + [True] * 5))
     assert recovery != recovery and off_track == 0.0
-    frozen = shifted([0.12] * 9, [0.4] * 9, gone=True)
-    assert not frozen["phase"].any() and frozen["shift"][0, 0] == 0.0
+    frozen = shifted([0.12] * 9, [True] * 9, gone=True)
+    assert not frozen["phase"].any() and frozen["shift"][0, 0] == 0.0 and frozen["shift"][0, 5] == 0.0
+
+
+def test_water_is_the_mean_depth_in_the_wet_stretches():
+    for lateral, depth in [(0.0, 0.0), (0.125, 0.5), (-0.3, 1.0)]:
+        state = shifted([0.12] * 9, [False] * 4 + [True] * 5, lateral=lateral)
+        assert metrics_of(state)[2] == pytest.approx(depth)
+        assert state["shift"][0, 5] == 5.0
 
 
 @pytest.mark.parametrize("split", SPEC.tasks.splits())
@@ -145,26 +188,25 @@ def test_the_expert_stays_on_the_road(split: str):
     assert (~laps.isnan()).float().mean() >= 0.9 and 5.0 < laps.nanmean() < 14.0
 
 
-def test_knowing_the_grip_pays():
+def test_knowing_the_surface_pays():
     told = driven(SPEC, "test")[0]
-    others = {
-        "nominal": believing(lambda task: torch.full_like(task["grip_table"], 0.75)),
-        "no patches": believing(lambda task: task["grip"].unsqueeze(1).expand_as(task["grip_table"])),
-        "careful": believing(lambda task: torch.full_like(task["grip_table"], 0.4)),
-        "worst": believing(lambda task: torch.full_like(task["grip_table"], 0.16)),
-    }
-    returns = {name: driven(spec, "test") for name, spec in others.items()}
-    assert returns["nominal"][0] < 0.8 * told and returns["nominal"][1] > 0.25
-    assert returns["no patches"][0] < 0.85 * told and returns["no patches"][1] > 0.2
-    assert returns["careful"][0] < 0.9 * told and returns["worst"][0] < 0.65 * told
+    centre = believing(planned_line=lambda task: torch.zeros_like(task["planned_line"]))
+    nominal = believing(planned_grip=lambda task: torch.full_like(task["planned_grip"], 0.75))
+    careful = believing(planned_grip=lambda task: torch.full_like(task["planned_grip"], 0.3))
+    assert driven(centre, "test")[0] < 0.8 * told
+    slides = driven(nominal, "test")
+    assert slides[0] < 0.95 * told and slides[1] > 0.1
+    assert driven(careful, "test")[0] < 0.9 * told
 
 
-def test_patches_are_drawn_and_only_there():
+def test_water_is_drawn_beside_each_lane_and_only_there():
     colours = scene.slippery(0.9, 1.0, -1.0, torch.arange(3).numpy()), scene.slippery(0.2, 1.0, -1.0, None)
     assert sum(colours[0].rgba[:3]) < sum(colours[1].rgba[:3])
-    model = shift.draw({name: value[0] for name, value in TASK.items()})
-    names = [model.geom(i).name for i in range(model.ngeom)]
-    assert [name for name in names if name.startswith("stripe")] == ["stripe_0", "stripe_1"]
+    for edge, stripes in [(0.0, 4), (0.85, 3)]:
+        task = {name: value[0] for name, value in TASK.items()} | {"dry_lane": torch.tensor([edge, 0.0, 0.0])}
+        model = shift.draw(task)
+        names = [model.geom(i).name for i in range(model.ngeom)]
+        assert len([name for name in names if name.startswith("stripe")]) == stripes
     assert SPEC.physics.model.ngeom == 0
 
 
