@@ -1,40 +1,38 @@
-"""`surface-shift`: the 1:10 car on a road with wet stretches and one dry lane through each; grip and lanes are hidden.
+"""`surface-shift`: the 1:10 car on a wet road whose dry lane changes sides again and again; grip and lanes are hidden.
 
-The surface changes while the car drives: it meets the first stretch of standing water within seconds of the start, and
-all of them again in each lap and in each episode of a trial. Water slows the car and takes grip away, everywhere but in
-a lane that earlier traffic has dried, at another place across the road in each stretch. Neither the grip of the day nor
-the water nor its lanes are observed. Memory pays three times: slowness says that the car is beside the lane but not on
-which side, so the lane has to be searched for; where it was, is still true in the next lap and in the next episode; and
-the grip of the day shows in the first corners.
+Standing water slows the car and takes grip away, everywhere but in a lane that earlier traffic has dried. Stretches in
+the sun and in the shade take turns along the road, every five metres, and the lane runs elsewhere in the shade than in
+the sun. Which of the two a place is, is seen; the grip of the day, the water and the lanes are not. Memory pays because
+of the lanes: slowness says that the car is beside one but not on which side, so each has to be searched for. Whoever
+does not remember searches again in every stretch, because the other lane came between; whoever does goes from lane to
+lane, from the second time on and in all later episodes.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name           unit  train       hole         shell               what it changes
     grip           1     .4 .. 1.1   .68 .. .82   .25-.4, 1.1-1.5     grip of dry asphalt, of the day
-    num_patches    1     1, 2 or 3                                    how many of the stretches are wet
-    patch_ratio    1     3 x .4 .. .9 .6 .. .7    .2-.4               grip in deep water / grip beside it
-    dry_lane       1     3 x -.7 .. .7            -.8--.7, .7-.8      where across a stretch its lane is, / half the width
+    water_grip     1     2 x .5 .. .9 .65 .. .75  .3-.5               grip in deep water / grip beside it, sun and shade
+    dry_lane       1     2 x -.7 .. .7            -.8--.7, .7-.8      its place, / half the width, sun and shade
     max_curvature  1/m   .5 .. .9                 .9-1.1              the sharpest corner
     width          m     1.3 .. 1.7               1.1-1.3             of the road
     direction      1     -1 or 1                                      counter-clockwise (1) or not
     shape          1     8 x (-1 .. 1)                                Fourier coefficients, see roads.py
-The lap of 30 m has three stretches, each from 2 m behind the beginning of a third of it to its end; the first
-num_patches of them are wet. Grip and the ratio in water are the key parameters, the ones with a hole. The vehicle is
-the nominal one of car.py, without wind: the surface is what tasks differ in. Shifts, splits that extrapolate in some
-parameters only: `patches`, the ratio; `lanes`, the lanes.
+The lap of 30 m has six stretches, sun first; each has 1.5 m without water and then 3.5 m with it. Grip and the grip in
+water are the key parameters, the ones with a hole. The vehicle is the nominal one of car.py, without wind: the surface
+is what tasks differ in. Shifts, splits that extrapolate in some parameters only: `water`, the grip in it; `lanes`.
 
-Water: its depth under the middle of the car is 0 up to 5 cm beside the middle of the dry lane, 1 from 20 cm on, and
-linear between. The grip is grip * (1 - depth * (1 - patch_ratio)), and 8 N per m/s times the depth brakes the chassis.
+Water: its depth under the middle of the car is 0 up to 10 cm beside the middle of the dry lane, 1 from 30 cm on, and
+linear between. The grip is grip * (1 - depth * (1 - water_grip)), and 12 N per m/s times the depth brakes the chassis.
 
 Actions (N, 2) in [-1, 1]: steering and pedal, see car.py. Each axle has the grip of the place along the road that it
 stands on, drive and brake that of the middle of the car.
 
 Observations (N, 18), independent of where the road lies, clipped to [-5, 5]
     0..15  as in course.py: servo, yaw rate, speed, previous action, place across the road, curvature ahead, width
-    16,17  cosine and sine of 2 pi s / 30 m, s the way from the start line: the place along the lap, without which no
-           memory could tell where a stretch is.
+    16,17  cosine and sine of 2 pi s / 10 m, s the way from the start line: sun (sine positive) or shade, and how far
+           the stretch still goes.
 
 Reward, per control step of 40 ms
-    ds / 0.2 m - 0.3 * water - 0.05 * (jerk + slip), water its depth, the others as in course.py; 1 is progress at
+    ds / 0.2 m - 0.15 * water - 0.05 * (jerk + slip), water its depth, the others as in course.py; 1 is progress at
     5 m/s. The step that leaves the road earns -1, and nothing comes after it.
 End and start: see course.py.
 Success: a lap of 30 m within the episode without leaving the road.
@@ -43,13 +41,13 @@ Signals
     others                 see course.py
 Metrics
     progress_m, lap_time_s, off_track, slip_angle_rad   see course.py
-    recovery_time_s        from the edge of the first stretch until the progress (mean of the last second) is back at
-                           90 % of its mean before; 0 where it never fell below, NaN where it never came back or the
-                           car never came to a stretch
-    off_track_after_shift  1 where the car left the road after it had come to the first stretch, 0 where not, NaN where
-                           it never came to one
-    water                  mean depth under the car in the wet stretches, until the car leaves the road; NaN where it
-                           never came to one
+    recovery_time_s        from the first water until the progress (mean of the last second) is back at 90 % of its mean
+                           before; 0 where it never fell below, NaN where it never came back or the car never came to
+                           water
+    off_track_after_shift  1 where the car left the road after it had come to the first water, 0 where not, NaN where
+                           it never came to any
+    water                  mean depth under the car where there is water, until the car leaves the road; NaN where it
+                           never came to any
 Expert: pure pursuit of a line through the dry lanes, told the grip of every place, see driver.py.
 Horizon: 400 steps (16 s), one to two laps, an option of `make_spec`.
 """
@@ -59,24 +57,26 @@ from __future__ import annotations
 import math
 
 import mujoco
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, max_pool1d, pad
 
 from envs.driving import car, course, driver, roads, scene
 from metarl.env import EnvSpec, Metrics, Noise, Outcome, Signals, Start
-from metarl.tasks import Choice, Parameter, TaskDistribution, Uniform
+from metarl.tasks import Parameter, TaskDistribution, Uniform
 from metarl.types import Arrays, Continuous
 
 OBS_DIM = course.OBS_DIM + 2
-MAX_PATCHES = 3
-PART_M, DRY_PART_M = roads.LENGTH_M / MAX_PATCHES, 2.0
-"""Length of a third of the lap, and of its beginning that is always dry."""
-DRY_M, DEEP_M = 0.05, 0.2
+KINDS = 2
+"""Sun and shade."""
+STRETCH_M, WITHOUT_WATER_M = 5.0, 1.5
+"""Length of a stretch, and of its beginning that has no water."""
+DRY_M, DEEP_M = 0.1, 0.3
 """Distances from the middle of the dry lane up to which it is dry, and from which on the water is deep."""
-WATER_N_PER_M_S = 8.0
+WATER_N_PER_M_S = 12.0
 """Drag of deep water per speed, N/(m/s)."""
-WATER_COST = 0.3
+WATER_COST = 0.15
 """What a step in deep water costs."""
 AXLE_POINTS = round(car.AXLE_M / roads.SPACING_M)
 """Points of a table from the middle of the car to an axle."""
@@ -99,9 +99,8 @@ LEAD_S, LEAD_M = 0.15, 0.2
 
 PARAMETERS = (
     Parameter("grip", "1", Uniform(0.4, 1.1, (0.68, 0.82), ((0.25, 0.4), (1.1, 1.5))), "of the asphalt, hidden"),
-    Parameter("num_patches", "1", Choice((1.0, 2.0, 3.0)), "how many there are, hidden"),
-    Parameter("patch_ratio", "1", Uniform(0.4, 0.9, (0.6, 0.7), ((0.2, 0.4),)), "of grip, hidden", (MAX_PATCHES,)),
-    Parameter("dry_lane", "1", Uniform(-0.7, 0.7, None, ((-0.8, -0.7), (0.7, 0.8))), "its place", (MAX_PATCHES,)),
+    Parameter("water_grip", "1", Uniform(0.5, 0.9, (0.65, 0.75), ((0.3, 0.5),)), "of grip, hidden", (KINDS,)),
+    Parameter("dry_lane", "1", Uniform(-0.7, 0.7, None, ((-0.8, -0.7), (0.7, 0.8))), "its place, hidden", (KINDS,)),
     *course.ROAD,
 )
 SIGNAL_NAMES = ("water", *course.SIGNAL_NAMES)
@@ -116,7 +115,7 @@ def make_spec(horizon: int = 400) -> EnvSpec:
     """
     return EnvSpec(
         name="surface-shift",
-        tasks=TaskDistribution(PARAMETERS, shifts={"patches": ("patch_ratio",), "lanes": ("dry_lane",)}),
+        tasks=TaskDistribution(PARAMETERS, shifts={"water": ("water_grip",), "lanes": ("dry_lane",)}),
         obs_dim=OBS_DIM,
         action_space=Continuous(2),
         horizon=horizon,
@@ -147,36 +146,21 @@ def derive(task: Arrays) -> dict[str, Tensor]:
     )
 
 
-def patches(task: Arrays) -> tuple[Tensor, Tensor, Tensor]:
-    """Where each stretch begins and ends along the road, m, (MAX_PATCHES,), and whether it is wet, (N, MAX_PATCHES)."""
-    number = torch.arange(MAX_PATCHES, device=task["grip"].device)
-    begin = number * PART_M
-    return begin + DRY_PART_M, begin + PART_M, number < task["num_patches"].unsqueeze(1)
-
-
 def lost_grip(task: Arrays) -> Tensor:
     """What deep water takes of the grip at each point of the centreline, 0 where there is none, (N, NUM_POINTS)."""
-    at = torch.arange(roads.NUM_POINTS, device=task["grip"].device) * roads.SPACING_M
-    begin, end, exists = (value.unsqueeze(-1) for value in patches(task))
-    is_wet = (at >= begin) & (at < end) & exists  # (N, MAX_PATCHES, NUM_POINTS)
-    return task["grip"].unsqueeze(1) * (is_wet * (1.0 - task["patch_ratio"].unsqueeze(2))).sum(1)
+    kind, within = _stretches(task["grip"].device)
+    lost = task["grip"].unsqueeze(1) * (1.0 - task["water_grip"][:, kind])
+    return torch.where(within >= WITHOUT_WATER_M, lost, 0.0)
 
 
 def lanes(task: Arrays) -> Tensor:
     """The line through the dry lanes at each point of the centreline, m to the left of it, (N, NUM_POINTS).
 
-    In a stretch it is the middle of its lane; between stretches it goes over from one to the next, each weighed by the
-    inverse square of the way to it (Shepard's interpolation).
+    Where there is water it is the middle of the lane; before, it goes over from the last lane, linearly.
     """
-    at = torch.arange(roads.NUM_POINTS, device=task["grip"].device) * roads.SPACING_M
-    begin, end, exists = (value.unsqueeze(-1) for value in patches(task))
-    beyond = torch.remainder(at - end, roads.LENGTH_M)
-    before = torch.remainder(begin - at, roads.LENGTH_M)
-    is_inside = (at >= begin) & (at < end)
-    away = torch.minimum(beyond, before).masked_fill(is_inside, 0.0)
-    weight = (away + 0.01).square().reciprocal() * exists  # (N, MAX_PATCHES, NUM_POINTS)
+    kind, within = _stretches(task["grip"].device)
     lane = task["dry_lane"] * (task["width"] / 2).unsqueeze(1)
-    return (weight * lane.unsqueeze(2)).sum(1) / weight.sum(1)
+    return torch.lerp(lane[:, 1 - kind], lane[:, kind], (within / WITHOUT_WATER_M).clamp(max=1.0))
 
 
 def planned(grip: Tensor, lost: Tensor, lane: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,7 +182,7 @@ def water(task: Arrays, state: Arrays) -> Tensor:
 
 
 def reset(task: Arrays, noise: Noise) -> Start:
-    """Put the car on the start line, which lies in no stretch of water."""
+    """Put the car on the start line, where there is no water."""
     start = course.reset(task, noise)
     zero = torch.zeros_like(start.state["distance"])
     memory = {
@@ -210,7 +194,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
 
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The observation table of the module's docstring."""
-    phase = (state["distance"] * (2 * math.pi / roads.LENGTH_M)).unsqueeze(1)
+    phase = (state["distance"] * (math.pi / STRETCH_M)).unsqueeze(1)
     return torch.cat([course.observe(task, data, state), phase.cos(), phase.sin()], 1)
 
 
@@ -250,8 +234,9 @@ def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Pure pursuit of the line through the dry lanes with the grip of the places ahead."""
+    # Where in the first two stretches; the others are like them.
     turned = torch.atan2(obs[:, -1], obs[:, -2]).unsqueeze(1) % (2 * math.pi)
-    distance = turned * (roads.LENGTH_M / (2 * math.pi))
+    distance = turned * (STRETCH_M / math.pi)
     ahead = torch.arange(course.NUM_LOOK_AHEADS, device=obs.device) * course.LOOK_AHEAD_STRIDE
     grip = task["planned_grip"].gather(1, (_point(distance) + ahead) & (roads.NUM_POINTS - 1))
     line = task["planned_line"].gather(1, _point(distance + LEAD_M + LEAD_S * 5.0 * obs[:, 2:3]))[:, 0]
@@ -261,21 +246,25 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
-    """The car on the road of one task, to be drawn, with patches from wet to icy; they are not observed."""
+    """The car on the road of one task, to be drawn, with the water beside its lanes, which is not observed."""
     one = {name: value.unsqueeze(0).cpu() for name, value in task.items()}
     road = roads.centreline(one["shape"], one["max_curvature"], one["direction"])[0].double().numpy()
-    half = float(task["width"]) / 2
-    stripes = []
-    begin, end, exists = patches(one)
-    columns = (begin, end, exists[0], one["dry_lane"][0], one["patch_ratio"][0])
-    for begin, end, exists, lane, ratio in zip(*(value.tolist() for value in columns), strict=True):
-        if exists:
-            points = torch.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1)
-            points, middle = (points % roads.NUM_POINTS).numpy(), lane * half
-            stripes.append(scene.slippery(ratio, half, min(half, middle + DRAWN_M), points))
-            stripes.append(scene.slippery(ratio, max(-half, middle - DRAWN_M), -half, points))
-    stripes = [stripe for stripe in stripes if stripe.left > stripe.right]
+    half, stripes = float(task["width"]) / 2, []
+    for number in range(round(roads.LENGTH_M / STRETCH_M)):
+        begin, end = number * STRETCH_M + WITHOUT_WATER_M, (number + 1) * STRETCH_M
+        points = np.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1) % roads.NUM_POINTS
+        ratio, middle = float(task["water_grip"][number % KINDS]), half * float(task["dry_lane"][number % KINDS])
+        for left, right in [(half, middle + DRAWN_M), (middle - DRAWN_M, -half)]:
+            if left > right:
+                stripes.append(scene.slippery(ratio, left, right, points))
     return scene.on_road(mujoco.MjSpec.from_file(str(car.MODEL_FILE)), road, 2 * half, stripes=stripes)
+
+
+def _stretches(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The kind of stretch at each point of the centreline, and the way from its beginning, m, each (NUM_POINTS,)."""
+    at = torch.arange(roads.NUM_POINTS, device=device) * roads.SPACING_M
+    number = (at / STRETCH_M).to(torch.int64)
+    return number % KINDS, at - number * STRETCH_M
 
 
 def _point(distance: Tensor) -> Tensor:
@@ -284,16 +273,16 @@ def _point(distance: Tensor) -> Tensor:
 
 
 def _depth(lateral: Tensor, lane: Tensor) -> Tensor:
-    """How deep the water is at a place across a wet stretch, 0 to 1, (N,)."""
+    """How deep the water is at a place across the road, 0 to 1, (N,)."""
     return (((lateral - lane).abs() - DRY_M) / (DEEP_M - DRY_M)).clamp(0.0, 1.0)
 
 
 def _shift(task: Arrays, state: Arrays, after: Arrays, depth: Tensor) -> dict[str, Tensor]:
     """What the metrics need, frozen once the car has left the road.
 
-    "shift", (N, 6): steps and progress before the first stretch, recent progress per step, steps until recovered, depth
-        of the water summed over the steps in a stretch, and these steps.
-    "phase", (N, 3) bool: the car has come to a stretch; its progress has fallen; its progress has recovered.
+    "shift", (N, 6): steps and progress before the first water, recent progress per step, steps until recovered, its
+        depth summed over the steps where there is water, and these steps.
+    "phase", (N, 3) bool: the car has come to water; its progress has fallen; its progress has recovered.
     """
     is_wet = task["lost_grip"].gather(1, _point(after["distance"]))[:, 0] > 0
     met_before, dipped_before, recovered_before = state["phase"].unbind(1)

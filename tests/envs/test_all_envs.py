@@ -222,7 +222,8 @@ def test_every_parameter_changes_something(name):
         episodes = [run(env, actions) for _ in range(1 if spec.horizon > 1 else 40)]
         return torch.cat([torch.cat([o.flatten(), r.flatten()]) for o, r in episodes])
 
-    sequences = [actions] if spec.expert is None else [actions, expert_actions(env, tasks)]
+    # Most parameters show within a few random steps; the longer and the scripted ones are taken for the others only.
+    sequences = [actions[:10], actions] if spec.expert is None else [actions[:10], actions, expert_actions(env, tasks)]
     before, start = [observe(tasks, actions) for actions in sequences], 0
     for parameter in spec.tasks.parameters:
         changed = tasks.clone()
@@ -230,8 +231,8 @@ def test_every_parameter_changes_something(name):
         if isinstance(parameter.distribution, Choice):
             held_out = parameter.distribution.held_out
             changed[:, start] = held_out[0] if held_out else tasks[:, start].roll(1)
-        after = [observe(changed, actions) for actions in sequences]
-        assert not all(map(torch.equal, before, after)), parameter.name
+        pairs = zip(before, sequences, strict=True)
+        assert any(not torch.equal(then, observe(changed, actions)) for then, actions in pairs), parameter.name
         start += parameter.size
 
 
@@ -261,20 +262,19 @@ UNCLIPPED = ("humanoid-dir", "humanoid-dir-promp")
 
 def test_random_actions_for_200_steps_stay_sound_on_all_splits(name):
     spec = spec_of(name)
-    num_worlds = 16
-    env = BatchedEnv(spec, num_worlds)
-    for split in spec.tasks.splits():
-        env.set_tasks(spec.tasks.split(split, num_worlds))
-        steps = []
-        for episode in range(max(1, 200 // spec.horizon)):
-            env.reset()
-            actions = random_actions(spec, min(200, spec.horizon), num_worlds, seed=episode)
-            # Held for five steps, a random action reaches the ends of what the body can do.
-            steps += [env.step(actions[t - t % 5]) for t in range(len(actions))]
-        assert len(steps) >= min(200, spec.horizon)
-        assert not bool(torch.stack([s.failed for s in steps]).any()), split
-        largest = torch.stack([s.obs for s in steps]).abs().max()
-        assert float(largest) < (1e5 if name in UNCLIPPED else 100.0), (split, float(largest))
+    tasks = torch.cat([spec.tasks.split(split, 16) for split in spec.tasks.splits()])
+    env = BatchedEnv(spec, len(tasks))
+    env.set_tasks(tasks)
+    steps = []
+    for episode in range(max(1, 200 // spec.horizon)):
+        env.reset()
+        actions = random_actions(spec, min(200, spec.horizon), len(tasks), seed=episode)
+        # Held for five steps, a random action reaches the ends of what the body can do.
+        steps += [env.step(actions[t - t % 5]) for t in range(len(actions))]
+    assert len(steps) >= min(200, spec.horizon)
+    assert not bool(torch.stack([s.failed for s in steps]).any())
+    largest = torch.stack([s.obs for s in steps]).abs().max()
+    assert float(largest) < (1e5 if name in UNCLIPPED else 100.0), float(largest)
 
 
 def test_bodies_have_a_camera_for_videos_and_radians(name):

@@ -1,4 +1,4 @@
-"""`surface-shift`: where water and dry lanes lie, the grip that each axle gets, its metrics, what knowledge is worth."""
+"""`surface-shift`: where water and dry lanes lie, the grip of each axle, its metrics, what knowledge is worth."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from metarl.types import Arrays
 SPEC = shift.make_spec()
 TASK = {
     "grip": torch.tensor([0.8]),
-    "num_patches": torch.tensor([2.0]),
-    "patch_ratio": torch.tensor([[0.5, 0.25, 0.9]]),
-    "dry_lane": torch.tensor([[-0.5, 0.5, 0.0]]),
+    "water_grip": torch.tensor([[0.5, 0.25]]),
+    "dry_lane": torch.tensor([[-0.5, 0.5]]),
     "max_curvature": torch.tensor([0.9]),
     "width": torch.tensor([1.2]),
     "direction": torch.tensor([1.0]),
@@ -55,36 +54,34 @@ def at(*metres: float) -> Tensor:
     return (torch.tensor(metres) / roads.SPACING_M).round().long()
 
 
-def test_each_third_of_the_lap_has_its_stretch_of_water():
+def test_stretches_in_the_sun_and_in_the_shade_take_turns():
     lost = shift.lost_grip(TASK)[0]
-    # 0.8 * (1 - 0.5) from 2 to 10 m, 0.8 * (1 - 0.25) from 12 to 20 m; the third is dry.
-    expected = torch.tensor([0.0, 0.4, 0.4, 0.0, 0.0, 0.6, 0.6, 0.0, 0.0])
-    torch.testing.assert_close(lost[at(1.9, 2.1, 9.9, 10.1, 11.9, 12.1, 19.9, 20.1, 25.0)], expected)
+    # 0.8 * (1 - 0.5) from 1.5 to 5 m, 0.8 * (1 - 0.25) from 6.5 to 10 m, and so on.
+    expected = torch.tensor([0.0, 0.4, 0.4, 0.0, 0.0, 0.6, 0.6, 0.0, 0.4, 0.6])
+    torch.testing.assert_close(lost[at(1.4, 1.6, 4.9, 5.1, 6.4, 6.6, 9.9, 10.1, 24.0, 29.0)], expected)
 
 
 def test_the_line_keeps_to_each_lane_and_goes_over_between_them():
     line = shift.lanes(TASK)[0]
-    # +-0.5 of half of 1.2 m; half way between the end of the first, 10 m, and the beginning of the second, 12 m: 0.
-    expected = torch.tensor([-0.3, -0.3, 0.3, 0.3, 0.0])
-    torch.testing.assert_close(line[at(2.1, 9.9, 12.1, 19.9, 11.0)], expected, atol=0.02, rtol=0)
-    assert (line[at(9.9, 10.4, 11.0, 11.6, 12.1)].diff() > 0).all()
-    alone = TASK | {"num_patches": torch.tensor([1.0])}
-    torch.testing.assert_close(shift.lanes(alone), torch.full((1, roads.NUM_POINTS), -0.3))
+    # +-0.5 of half of 1.2 m; half way through the part without water, 5 to 6.5 m and 10 to 11.5 m: 0.
+    expected = torch.tensor([-0.3, -0.3, 0.3, 0.3, 0.0, 0.0, -0.3, 0.3])
+    torch.testing.assert_close(line[at(1.6, 4.9, 6.6, 9.9, 5.75, 10.75, 24.0, 29.0)], expected, atol=0.02, rtol=0)
+    assert (line[at(5.1, 5.5, 6.0, 6.4)].diff() > 0).all()
 
 
-def test_water_deepens_beside_the_lane_of_a_stretch_only():
+def test_water_deepens_beside_the_lane_and_only_where_there_is_any():
     task = {name: value.expand(6, *value.shape[1:]) for name, value in TASK.items()}
     task = task | shift.derive(task)
-    # The first stretch's lane runs at -0.3 m: dry to 5 cm beside it, deep from 20 cm on.
-    beside = torch.tensor([0.0, 0.05, 0.125, -0.125, 0.2, 0.5])
-    state = {"distance": torch.full((6,), 3.0), "pose": torch.stack([beside - 0.3, torch.zeros(6)], 1)}
-    torch.testing.assert_close(shift.water(task, state), torch.tensor([0.0, 0.0, 0.5, 0.5, 1.0, 1.0]), atol=1e-3, rtol=0)
-    assert not shift.water(task, state | {"distance": torch.full((6,), 25.0)}).any()
+    # The lane in the sun runs at -0.3 m: dry to 10 cm beside it, deep from 30 cm on.
+    beside = torch.tensor([0.0, 0.1, 0.2, -0.2, 0.3, 0.5])
+    state = {"distance": torch.full((6,), 33.0), "pose": torch.stack([beside - 0.3, torch.zeros(6)], 1)}
+    torch.testing.assert_close(shift.water(task, state), torch.tensor([0, 0, 0.5, 0.5, 1, 1]), atol=1e-5, rtol=0)
+    assert not shift.water(task, state | {"distance": torch.full((6,), 31.0)}).any()
 
 
 def test_each_axle_has_the_grip_of_the_place_it_stands_on():
     task = TASK | shift.derive(TASK)
-    state = {"distance": torch.tensor([1.95]), "acceleration": torch.zeros(1), "off_road": torch.tensor([False])}
+    state = {"distance": torch.tensor([1.45]), "acceleration": torch.zeros(1), "off_road": torch.tensor([False])}
     state["pose"] = torch.tensor([[0.3, 0.0]])  # far from the lane
     data = {"sensordata": torch.tensor([[0.0, 0.0, 3.0, 0.0]])}
     control = shift.control(task, data, state, torch.zeros(1, 2))
@@ -93,8 +90,8 @@ def test_each_axle_has_the_grip_of_the_place_it_stands_on():
     torch.testing.assert_close(limit[car.TYRE_REAR], 0.8 * load[car.TYRE_REAR])
     torch.testing.assert_close(limit[car.BRAKE], 0.8 * load[car.BRAKE])
     assert control["ctrl"][0, car.BRAKE] == 0.0  # the middle is not in the water yet
-    # The whole car in deep water a lap later: 0.2 * 36.3 N, and the drag of a full brake, 8 N per m/s.
-    state |= {"distance": torch.tensor([45.0]), "pose": torch.tensor([[-0.3, 0.0]])}
+    # The whole car in deep water in the shade a lap later: 0.2 * 36.3 N, and a drag of 12 N per m/s.
+    state |= {"distance": torch.tensor([38.0]), "pose": torch.tensor([[-0.3, 0.0]])}
     control = shift.control(task, data, state, torch.zeros(1, 2))
     torch.testing.assert_close(control["actuator_forcerange"][0, :, 1], 0.2 * load)
     assert control["ctrl"][0, car.BRAKE] == pytest.approx(shift.WATER_N_PER_M_S / car.BRAKE_N_PER_M_S)
@@ -106,30 +103,29 @@ def test_each_axle_has_the_grip_of_the_place_it_stands_on():
 
 
 def test_water_slows_the_car_that_a_dry_lane_does_not():
-    """Full pedal for 1.6 s, steered along the lane of the first stretch, 2 to 10 m, or 0.4 m beside it."""
-    tasks = row(num_patches=torch.tensor([1.0]), grip=torch.tensor([1.1]))
+    """Full pedal for a second, steered along the lanes or 0.5 m beside them."""
     speeds = []
-    for beside in (0.0, 0.4):
+    for beside in (0.0, 0.5):
         env = BatchedEnv(believing(planned_line=lambda task, beside=beside: task["planned_line"] + beside), 1)
-        env.set_tasks(tasks)
+        env.set_tasks(row(grip=torch.tensor([1.1]), width=torch.tensor([1.7]), dry_lane=torch.zeros(1, 2)))
         env.reset()
-        for _ in range(40):
+        for _ in range(25):
             env.step(torch.cat([env.expert_action()[:, :1], torch.ones(1, 1)], 1))
-        assert 3.0 < env._state["distance"].item() < 10.0 and not env._state["off_road"].any()
+        assert 2.0 < env._state["distance"].item() < 5.0 and not env._state["off_road"].any()
         speeds.append(env._data["qvel"][0, :2].norm().item())
     assert speeds[0] > 1.5 * speeds[1]
 
 
-def test_observation_has_the_place_along_the_lap_and_nothing_of_the_grip():
-    icy = row(grip=torch.tensor([0.4]), patch_ratio=torch.full((1, 3), 0.3), num_patches=torch.tensor([3.0]))
+def test_observation_has_sun_or_shade_and_nothing_of_grip_water_and_lanes():
+    icy = row(grip=torch.tensor([0.4]), water_grip=torch.full((1, 2), 0.3), dry_lane=torch.tensor([[0.7, -0.1]]))
     env = BatchedEnv(SPEC, 2)
     env.set_tasks(torch.cat([row(), icy]))
     start = SPEC.reset(env._task, env._draw((2, 0)))
-    state = start.state | {"distance": torch.tensor([7.5, 7.5]), "pose": torch.zeros(2, 2)}
+    state = start.state | {"distance": torch.tensor([32.5, 32.5]), "pose": torch.zeros(2, 2)}
     data = {name: value[:1].expand(2, *value.shape[1:]) for name, value in env._data.items()}
     obs = SPEC.observe(env._task, data, state)
     torch.testing.assert_close(obs[0], obs[1])
-    torch.testing.assert_close(obs[:, 16:], torch.tensor([[0.0, 1.0], [0.0, 1.0]]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(obs[:, 16:], torch.tensor([[0.0, 1.0], [0.0, 1.0]]), atol=1e-5, rtol=0)
 
 
 def shifted(progress: list[float], wet: list[bool], gone: bool = False, lateral: float = 0.0) -> Arrays:
@@ -172,8 +168,8 @@ def test_recovery_time_is_zero_without_a_loss_and_nan_without_water_or_a_recover
     assert not frozen["phase"].any() and frozen["shift"][0, 0] == 0.0 and frozen["shift"][0, 5] == 0.0
 
 
-def test_water_is_the_mean_depth_in_the_wet_stretches():
-    for lateral, depth in [(0.0, 0.0), (0.125, 0.5), (-0.3, 1.0)]:
+def test_water_is_the_mean_depth_where_there_is_any():
+    for lateral, depth in [(0.0, 0.0), (0.2, 0.5), (-0.4, 1.0)]:
         state = shifted([0.12] * 9, [False] * 4 + [True] * 5, lateral=lateral)
         assert metrics_of(state)[2] == pytest.approx(depth)
         assert state["shift"][0, 5] == 5.0
@@ -202,8 +198,9 @@ def test_knowing_the_surface_pays():
 def test_water_is_drawn_beside_each_lane_and_only_there():
     colours = scene.slippery(0.9, 1.0, -1.0, torch.arange(3).numpy()), scene.slippery(0.2, 1.0, -1.0, None)
     assert sum(colours[0].rgba[:3]) < sum(colours[1].rgba[:3])
-    for edge, stripes in [(0.0, 4), (0.85, 3)]:
-        task = {name: value[0] for name, value in TASK.items()} | {"dry_lane": torch.tensor([edge, 0.0, 0.0])}
+    # Two ribbons in each of six stretches; a lane at the edge of the road has water to one side only.
+    for edge, stripes in [(0.0, 12), (0.85, 9)]:
+        task = {name: value[0] for name, value in TASK.items()} | {"dry_lane": torch.tensor([edge, 0.0])}
         model = shift.draw(task)
         names = [model.geom(i).name for i in range(model.ngeom)]
         assert len([name for name in names if name.startswith("stripe")]) == stripes
