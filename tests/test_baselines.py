@@ -172,6 +172,7 @@ def test_training_from_scratch_names_wrong_arguments():
         train_from_scratch(hidden_lever(), torch.zeros(3), 100, seed=0)
 
 
+@pytest.mark.slow
 def test_scratch_curves_of_several_tasks_are_put_together():
     spec, tasks = hidden_target(), torch.tensor([[-0.5], [0.2], [0.7]])
     curve = scratch_curve(spec, tasks, 4100, 3)

@@ -36,6 +36,7 @@ def test_a_short_comparison_judges_every_contender_on_the_same_tasks(tmp_path):
     assert (tmp_path / "b-test.png").exists() and (tmp_path / "b-extrapolation.svg").exists()
 
 
+@pytest.mark.slow
 def test_settings_of_other_runs_and_trials_that_are_too_short_are_told(tmp_path):
     one = ["--contenders", "context-rl-focal"]
     assert compare(tmp_path, *one).returncode == 0

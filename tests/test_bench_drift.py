@@ -32,6 +32,7 @@ def test_a_short_comparison_writes_curves_of_every_loss_and_seed_and_can_be_adde
     assert (tmp_path / "d.png").exists()
 
 
+@pytest.mark.slow
 def test_wrong_names_and_other_settings_are_told(tmp_path):
     ended = compare(tmp_path, "--losses", "clip", "dop")
     assert (ended.returncode, list(tmp_path.iterdir())) == (2, [])

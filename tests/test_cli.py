@@ -19,6 +19,7 @@ from metarl.learners import preset
 from metarl.options import TrainOptions, parse
 from metarl.run import read_config
 from metarl.run_folder import open_run
+from tests.slow import slow_but
 
 
 def run(*arguments):
@@ -125,7 +126,7 @@ def test_every_gradient_learner_trains_goes_on_and_is_evaluated(tmp_path, algori
     assert len(values["returns"]) == 3 and all(len(row) == 3 for row in values["returns"])
 
 
-@pytest.mark.parametrize("env", ["point-navigation", "bandit", "reach-planar"])
+@pytest.mark.parametrize("env", slow_but(["point-navigation", "bandit", "reach-planar"], "reach-planar"))
 @pytest.mark.parametrize("encoder_loss", ["dynamics", "focal", "prototypical", "rl"])
 def test_context_rl_trains_goes_on_and_is_evaluated(tmp_path, encoder_loss, env):
     out, command = tmp_path / "run", ["train", "context-rl", "--env", env, "--out", tmp_path / "run"]

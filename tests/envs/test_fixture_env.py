@@ -14,6 +14,7 @@ from envs.manipulation.fixture_env import HANDLE, JOINT, joint_error
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.errors import SpecError, UnknownNameError
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
+from tests.slow import slow_but
 
 NAMES = ("door-open", "door-close", "drawer-open", "drawer-close", "button", "lever", "window")
 SPECS = {name: envs.make_spec(name) for name in NAMES}
@@ -194,7 +195,7 @@ def test_who_trusts_camera_and_averages_fails_often(name: str):
     assert float(solved.float().mean()) < 0.7
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", slow_but(NAMES, "door-open", "window"))
 def test_both_engines_do_the_same(name: str):
     steps, pair = both_engines(SPECS[name], SPECS[name].tasks.split("extrapolation", 4), 100)
     for cpu, warp in zip(steps[0], steps[1], strict=True):

@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.manipulation import arm7, grasp, layout
 from metarl.env import BatchedEnv, Noise
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
+from tests.slow import slow_but
 
 SPEC = grasp.make_spec()
 BLOCK, HAND = SPEC.physics.model.body("block").id, SPEC.physics.model.body(arm7.HAND).id
@@ -118,7 +119,7 @@ def test_the_expert_solves_the_tasks(split: str):
     assert expert_success(SPEC, split) >= 0.95
 
 
-@pytest.mark.parametrize("split", ["test", "extrapolation"])
+@pytest.mark.parametrize("split", slow_but(["test", "extrapolation"], "extrapolation"))
 def test_both_engines_hold_the_block(split: str):
     steps, pair = both_engines(SPEC, SPEC.tasks.split(split, 6), SPEC.horizon)
     for run in steps:

@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.driving import park, reeds_shepp
 from metarl.env import BatchedEnv, Noise
 from tests.envs.driving_tools import drive, ends_of_ranges, first_observations, on_both_engines
+from tests.slow import slow_but
 
 SPEC = park.make_spec()
 NOMINAL = {"wheelbase": 0.33, "steer_limit": 0.4, "steer_delay": 0.0, "steer_offset": 0.0, "motor_lag": 0.05}
@@ -169,6 +170,7 @@ def test_a_goal_on_the_circle_is_reached_by_an_arc(turn: float):
     assert piece.cost.item() == pytest.approx(math.pi / 2, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_following_the_first_piece_leads_to_the_goal():
     generator = torch.Generator().manual_seed(0)
     span = torch.tensor([4.0, 4.0, 2 * math.pi])
@@ -193,7 +195,7 @@ def test_following_the_first_piece_leads_to_the_goal():
 # The whole environment
 
 
-@pytest.mark.parametrize("split", SPEC.tasks.splits())
+@pytest.mark.parametrize("split", slow_but(SPEC.tasks.splits(), "test", "extrapolation"))
 def test_the_expert_parks(split: str):
     result = drive(SPEC, split, 64)
     assert result.success.double().mean() >= 0.95 and not result.failed.any()

@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.driving import car, payload, roads
 from metarl.env import BatchedEnv, EnvSpec, Noise
 from metarl.expert import Expert
+from tests.slow import slow_but
 
 SPEC = payload.make_spec()
 NOMINAL = {"payload": 0.75, "grip": 0.85, "brake_bias": 0.0, "drag": 1.0, "max_curvature": 0.5, "width": 1.4}
@@ -128,7 +129,7 @@ def test_the_trailer_starts_straight_and_follows_through_bends():
     assert env.metrics()[0, 4] > 0.01
 
 
-@pytest.mark.parametrize("split", SPEC.tasks.splits())
+@pytest.mark.parametrize("split", slow_but(SPEC.tasks.splits(), "test", "extrapolation"))
 def test_the_expert_stays_on_the_road(split: str):
     _, off_track, metrics = driven(SPEC, split)
     assert off_track <= 0.1
@@ -174,6 +175,7 @@ def test_a_lap_is_no_success_where_the_board_was_ruined():
         assert bool(outcome.success) == success
 
 
+@pytest.mark.slow
 def test_knowing_the_load_pays():
     told = driven(SPEC, "test")[0]
     nominal, full = driven(believing(payload=0.75), "test"), driven(believing(payload=1.5), "test")
@@ -183,6 +185,7 @@ def test_knowing_the_load_pays():
     assert empty[0] < 0.9 * told[0] and empty[1] > told[1] + 0.25
 
 
+@pytest.mark.slow
 def test_knowing_the_side_pays():
     told, middle, left = (driven(spec, "test")[0] for spec in (SPEC, believing(side=0.0), believing(side=1.0)))
     assert middle < 0.7 * told and left < 0.75 * told

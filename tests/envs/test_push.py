@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.manipulation import arm7, push
 from metarl.env import BatchedEnv, Noise
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
+from tests.slow import slow_but
 
 SPEC = push.make_spec()
 MODEL = SPEC.physics.model
@@ -136,7 +137,7 @@ def test_metrics_tell_the_last_distance():
     assert float(env.metrics().median()) < 0.03
 
 
-@pytest.mark.parametrize("split", ["test", "extrapolation"])
+@pytest.mark.parametrize("split", slow_but(["test", "extrapolation"], "extrapolation"))
 def test_both_engines_push_the_same(split: str):
     steps, pair = both_engines(SPEC, SPEC.tasks.split(split, 6), 100)
     # Rounding grows while the box is pushed: by up to 0.004 of reward within 60 steps, 1e-5 for half of the worlds.

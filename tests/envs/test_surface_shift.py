@@ -14,6 +14,7 @@ from envs.driving import surface_shift as shift
 from metarl.env import BatchedEnv, EnvSpec
 from metarl.expert import Expert
 from metarl.types import Arrays
+from tests.slow import slow_but
 
 SPEC = shift.make_spec()
 TASK = {
@@ -175,7 +176,7 @@ def test_water_is_the_mean_depth_where_there_is_any():
         assert state["shift"][0, 5] == 5.0
 
 
-@pytest.mark.parametrize("split", SPEC.tasks.splits())
+@pytest.mark.parametrize("split", slow_but(SPEC.tasks.splits(), "test", "extrapolation"))
 def test_the_expert_stays_on_the_road(split: str):
     _, off_track, metrics = driven(SPEC, split)
     assert off_track <= 0.1

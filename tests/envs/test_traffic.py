@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.driving import car, course, driver, roads, traffic
 from metarl.env import BatchedEnv, Noise
 from tests.envs.driving_tools import drive, ends_of_ranges, first_observations, on_both_engines
+from tests.slow import slow_but
 
 SPEC = traffic.make_spec()
 NAMES = [parameter.name for parameter in traffic.PARAMETERS]
@@ -240,7 +241,7 @@ def test_a_lap_is_success():
 # The whole environment
 
 
-@pytest.mark.parametrize("split", SPEC.tasks.splits())
+@pytest.mark.parametrize("split", slow_but(SPEC.tasks.splits(), "test", "extrapolation"))
 def test_the_expert_drives_among_the_others_without_touching_them(split: str):
     result = drive(SPEC, split, 100)
     assert result.ended.double().mean() <= 0.1 and not result.failed.any()

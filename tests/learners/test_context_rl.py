@@ -14,6 +14,7 @@ from metarl.rollout import collect, policy_inputs
 from metarl.seeding import make_generator
 from metarl.set_encoder import POOLINGS
 from tests.probes import countdown, hidden_lever, hidden_target
+from tests.slow import slow_but
 
 SMALL = ContextConfig(
     total_steps=1,
@@ -188,8 +189,8 @@ def test_a_batch_that_is_not_finite_leaves_encoder_and_optimizer_alone():
         assert torch.equal(before[name], parameter), name
 
 
-@pytest.mark.parametrize("loss", ENCODER_LOSSES)
-@pytest.mark.parametrize("pooling", ["mean", "gaussian"])
+@pytest.mark.parametrize("loss", slow_but(ENCODER_LOSSES, "prototypical", "rl"))
+@pytest.mark.parametrize("pooling", slow_but(["mean", "gaussian"], "gaussian"))
 def test_it_finds_the_hidden_lever_which_no_memoryless_policy_can(loss, pooling):
     # 4 steps, 3 levers: the best first episode is 3, every later one 4; without memory 4/3 (see test_rl2.py).
     spec, config = hidden_lever(), replace(SMALL, encoder_loss=loss, pooling=pooling, entropy_coef=0.01)

@@ -227,6 +227,7 @@ def test_offsets_are_of_the_learned_advantage():
         LearnedLossConfig(learns_offset=True)
 
 
+@pytest.mark.slow
 def test_a_loss_that_was_learned_brings_robots_to_their_goals():
     config = LearnedLossConfig(
         first_order=False,

@@ -187,6 +187,7 @@ def test_lifetimes_last_as_long_as_they_should_and_end_one_after_the_other():
     assert seen[2:] == pytest.approx([sum(of_age) / 3] * 5)
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_a_thousand_meta_steps():
     tensors = []
 
