@@ -305,7 +305,7 @@ def require_body(spec: Spec) -> Physics | Drawing | ProcessBody:
     """What says how an environment is drawn.
 
     Raises:
-        MetarlError: it has none; the message lists the environments that can be recorded.
+        MetarlError: it has none; the message lists the environments that can be recorded, less Meta-World's ML1.
     """
     if spec.physics is not None:
         return spec.physics

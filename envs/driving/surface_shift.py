@@ -280,8 +280,8 @@ def _depth(lateral: Tensor, lane: Tensor) -> Tensor:
 def _shift(task: Arrays, state: Arrays, after: Arrays, depth: Tensor) -> dict[str, Tensor]:
     """What the metrics need, frozen once the car has left the road.
 
-    "shift", (N, 6): steps and progress before the first water, recent progress per step, steps until recovered, its
-        depth summed over the steps where there is water, and these steps.
+    "shift", (N, 6): steps and progress before the first water, recent progress per step, steps until recovered, depth
+        of the water summed over the steps where there is any, and these steps.
     "phase", (N, 3) bool: the car has come to water; its progress has fallen; its progress has recovered.
     """
     is_wet = task["lost_grip"].gather(1, _point(after["distance"]))[:, 0] > 0
