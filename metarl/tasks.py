@@ -14,7 +14,7 @@ Splits
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -351,6 +351,17 @@ class TaskDistribution:
             raise SpecError(f"{name}: tasks contain NaN or infinity.")
         return parameters.repeat_interleave(num_worlds // shape[0], 0)
 
+    def columns(self, names: Sequence[str]) -> Tensor:
+        """The columns of a task tensor that hold these parameters, in its order, int64.
+
+        Raises:
+            UnknownNameError: no such parameter.
+        """
+        self._check_names(names)
+        named = self.unpack(torch.arange(self.dim).unsqueeze(0))
+        columns = [int(column) for name in named if name in names for column in named[name].flatten()]
+        return torch.tensor(columns, dtype=torch.int64)
+
     def unpack(self, task: Tensor) -> dict[str, Tensor]:
         """Name the columns of a task tensor: (N, P) -> {name: (N, *shape)}."""
         named, start = {}, 0
@@ -372,13 +383,11 @@ class TaskDistribution:
             SpecError: a parameter is missing, has a wrong shape, or lies outside its range.
         """
         may_be_outside = () if split is None else self.held_out(split)
-        names = [p.name for p in self.parameters]
-        for name in named:
-            if name not in names:
-                raise UnknownNameError("task parameter", name, names)
+        self._check_names(named)
         columns = []
         for parameter in self.parameters:
             if parameter.name not in named:
+                names = [p.name for p in self.parameters]
                 raise SpecError(f"task parameter {parameter.name!r} is missing, the task needs all of {names}.")
             value = torch.as_tensor(named[parameter.name], dtype=torch.float32)
             if tuple(value.shape) != parameter.shape:
@@ -388,6 +397,12 @@ class TaskDistribution:
                 _check_range(parameter, value, split if parameter.name in may_be_outside else "train")
             columns.append(value.reshape(-1))
         return torch.cat(columns)
+
+    def _check_names(self, given: Iterable[str]) -> None:
+        names = [p.name for p in self.parameters]
+        for name in given:
+            if name not in names:
+                raise UnknownNameError("task parameter", name, names)
 
 
 def _check_range(parameter: Parameter, value: Tensor, split: str) -> None:

@@ -6,11 +6,14 @@ actions, as in evaluation.
 
     metarl train rl2 --env push --task-coef 0.2 --reads-reward-change --out runs/push-told
     python scripts/memory_knows.py runs/push-told
+
+Where it knows little, `memory_could_know.py` says whether it could.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from metarl.errors import ConfigError, MetarlError
 from metarl.learners.rl2 import RL2
 from metarl.rollout import policy_inputs
 from metarl.run import LoadedRun, load_run
+from metarl.types import Rollout
+from metarl.worlds import Spec
 
 
 def main() -> None:
@@ -36,9 +41,7 @@ def main() -> None:
         for path in arguments.runs:
             found = known(load_run(path, "cpu"), arguments.split, arguments.num_tasks, arguments.steps)
             keep(arguments.out, path.name, found)
-            rows = [(name, *(f"{value:.2f}" for value in values)) for name, values in found["told"].items()]
-            title = f"{path}, {found['env_steps'] / 1e6:.1f} M steps: share of the variance told after so many steps"
-            show(title, ("parameter", *map(str, found["steps"])), rows)
+            show_told(f"{path}, {found['env_steps'] / 1e6:.1f} M steps", found)
     except MetarlError as error:
         parser.exit(2, f"memory_knows: {error}\n")
 
@@ -51,13 +54,6 @@ def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[
     env = BatchedEnv(run.spec, num_tasks)
     env.set_tasks(run.spec.tasks.split(split, num_tasks))
     rollout = learner.trial(env, run.config.settings.episodes_per_trial, None)
-    steps = [step for step in steps if step < rollout.num_steps]
-    with torch.no_grad():
-        seen = learner.network.read(policy_inputs(rollout, run.spec.action_space))
-        told = learner.network.heads(seen)[2]  # (T, N, P)
-        truth = learner.network.task_normalizer(rollout.task)  # (N, P)
-    share = 1 - (told - truth).square().mean(1) / truth.var(0, correction=0)  # (T, P)
-    by_name = {name: value.reshape(len(share), -1).mean(1) for name, value in run.spec.tasks.unpack(share).items()}
     return {
         "env": run.spec.name,
         "env_steps": run.env_steps,
@@ -67,9 +63,30 @@ def known(run: LoadedRun, split: str, num_tasks: int, steps: list[int]) -> dict[
         "split": split,
         "num_tasks": num_tasks,
         "mean_return": rollout.episode_returns().mean(1).tolist(),
+    } | told_of(learner, rollout, run.spec, steps)
+
+
+def told_of(learner: RL2, rollout: Rollout, spec: Spec, steps: list[int]) -> dict[str, Any]:
+    """What a memory that reads these trials says of their tasks after some of the steps."""
+    steps = [step for step in steps if step < rollout.num_steps]
+    with torch.no_grad():
+        seen = learner.network.read(policy_inputs(rollout, spec.action_space))
+        told = learner.network.heads(seen)[2][steps]  # (T, N, told)
+        truth = learner.network.task_normalizer(rollout.task)[:, learner.asked]  # (N, told)
+    share = torch.full((len(steps), spec.tasks.dim), math.nan)  # NaN where nothing was asked
+    share[:, learner.asked] = 1 - (told - truth).square().mean(1) / truth.var(0, correction=0)
+    by_name = {name: value.reshape(len(steps), -1).mean(1) for name, value in spec.tasks.unpack(share).items()}
+    asked = {name: value for name, value in by_name.items() if not value.isnan().any()}
+    return {
         "steps": steps,
-        "told": {name: [round(float(value[step]), 3) for step in steps] for name, value in by_name.items()},
+        "told": {name: [round(float(value), 3) for value in values] for name, values in asked.items()},
     }
+
+
+def show_told(title: str, found: dict[str, Any]) -> None:
+    """A row for each parameter."""
+    rows = [(name, *(f"{value:.2f}" for value in values)) for name, values in found["told"].items()]
+    show(f"{title}: share of the variance told after so many steps", ("parameter", *map(str, found["steps"])), rows)
 
 
 if __name__ == "__main__":

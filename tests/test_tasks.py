@@ -265,3 +265,15 @@ def test_a_task_by_name_must_lie_in_the_ranges_of_its_split():
         SHIFTED.pack(named | {"grip": 99.0}, "extrapolation")
     with pytest.raises(UnknownNameError, match="split"):
         SHIFTED.pack(named, "bodis")
+
+
+TRIPLE = {"a": (), "b": (2, 2), "c": ()}
+
+
+def test_columns_of_parameters_come_in_the_order_of_the_tensor():
+    three = TaskDistribution(tuple(Parameter(n, "1", Uniform(0.0, 1.0), shape=k) for n, k in TRIPLE.items()))
+    assert three.columns(("c", "b")).tolist() == [1, 2, 3, 4, 5]
+    assert three.columns(("a", "c")).tolist() == [0, 5]
+    assert three.columns(()).tolist() == []
+    with pytest.raises(UnknownNameError, match="Did you mean 'b'"):
+        three.columns(("a", "bb"))

@@ -27,6 +27,7 @@ from metarl.rl.ppo import normalize_advantage, ppo_loss
 from metarl.rl.returns import discounted_returns, generalized_advantage
 from metarl.rollout import collect, policy_inputs
 from metarl.seeding import make_generator
+from metarl.tasks import TaskDistribution
 from metarl.types import Rollout
 from metarl.worlds import Spec, Worlds
 
@@ -85,7 +86,7 @@ class PPOConfig:
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
             value = getattr(self, name)
-            if not isinstance(value, str) and not math.isfinite(value):
+            if not isinstance(value, str | tuple) and not math.isfinite(value):
                 raise ConfigError(f"{name} must be finite, got {getattr(self, name)}.")
         counts = ("total_steps", "num_worlds", "episodes_per_trial", "hidden_dim", "num_epochs", "num_minibatches")
         for name in (*counts, "update_threads"):
@@ -122,6 +123,9 @@ class RL2Config(PPOConfig):
     """Weight of telling the task parameters from the memory, by the squared errors of the normalised parameters
     (Humplik et al. 2019, "Meta reinforcement learning as task inference"): what tells tasks apart is then worth
     remembering before the policy can use it. The policy is told nothing."""
+    asked: tuple[str, ...] = ()
+    """Task parameters that the memory is asked for; none named: all. What is seen anyway, or what no one could find
+    out, takes room in a memory."""
     reads_reward_change: bool = False
     """The memory also reads how much more the last step earned than the one before it."""
 
@@ -130,6 +134,10 @@ class RL2Config(PPOConfig):
             raise ConfigError(f"cell must be gru or lstm, got {self.cell!r}.")
         if self.task_coef < 0:
             raise ConfigError(f"task_coef must not be negative, got {self.task_coef}.")
+        if self.asked and not self.task_coef:
+            raise ConfigError(
+                f"asked names {', '.join(self.asked)}, but task_coef is 0, so that nothing is asked: set both."
+            )
         super().__post_init__()
 
 
@@ -149,6 +157,7 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
         bootstrap_at_end=True,
         shortcut=False,
         task_coef=0.0,
+        asked=(),
         reads_reward_change=False,
     )
 
@@ -163,6 +172,7 @@ class RL2:
         device: of the network.
 
     Attributes:
+        asked: columns of a task tensor that the memory is asked for, empty where it is not asked.
         learned_loss: the loss of `learned:RUN` or `formula:FILE`, None where the setting `loss` is another.
         discount: of later rewards.
 
@@ -180,6 +190,7 @@ class RL2:
             self.discount = self.learned_loss.loss.discount(config.discount)
         self.space = spec.action_space
         self.device = torch.device(device)
+        self.asked = self._asked(spec.tasks).to(self.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(make_generator(seed, "weights").initial_seed())
             self.network = self._make_network(spec).to(self.device)
@@ -294,19 +305,24 @@ class RL2:
             sees_task=config.sees_task,
             critic_sees_task=config.critic_sees_task,
             shortcut=config.shortcut,
-            tells_task=config.task_coef > 0,
+            num_told=len(self.asked),
             reads_reward_change=config.reads_reward_change,
             initial_std=config.initial_std,
         )
+
+    def _asked(self, tasks: TaskDistribution) -> Tensor:
+        if not isinstance(self.config, RL2Config) or not self.config.task_coef:
+            return torch.empty(0, dtype=torch.int64)
+        return tasks.columns(self.config.asked) if self.config.asked else torch.arange(tasks.dim)
 
     def _penalty(self, seen: Tensor, worlds: Tensor) -> Tensor | float:
         """What is added to PPO's loss on a minibatch; nothing here."""
         return 0.0
 
     def _task_loss(self, told: Tensor, task: Tensor, valid: Tensor) -> Tensor:
-        """The weighted squared error of what the memory says of the task, (T, n, P), over the steps that count."""
+        """The weighted squared error of what the memory says of the task, (T, n, told), over the steps that count."""
         assert self.network.task_normalizer is not None and isinstance(self.config, RL2Config)
-        error = (told - self.network.task_normalizer(task)).square().sum(-1)  # (T, n)
+        error = (told - self.network.task_normalizer(task)[:, self.asked]).square().sum(-1)  # (T, n)
         return self.config.task_coef * (error * valid).sum() / valid.sum().clamp(min=1)
 
     def _head_weights(self) -> list[Tensor]:

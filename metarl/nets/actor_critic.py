@@ -40,7 +40,8 @@ class ActorCritic(nn.Module):
             actor-critic, Pinto et al. 2018); the actor does not.
         shortcut: both heads read what the encoder made of the step beside what the core made of it (Ni et al. 2022,
             "Recurrent model-free RL can be a strong baseline for many POMDPs"): reacting need not pass the memory.
-        tells_task: a third head says from the memory what the (normalised) task parameters are; only training asks it.
+        num_told: how many numbers of the (normalised) task parameters a third head says from the memory; 0: there is
+            no such head. Only training asks it.
         reads_reward_change: the memory also reads how much more the last step earned than the one before it, on a scale
             of its own: what one action does to a dense reward is small beside the reward.
         initial_std: standard deviation of continuous actions at the start.
@@ -58,7 +59,7 @@ class ActorCritic(nn.Module):
         sees_task: bool = False,
         critic_sees_task: bool = False,
         shortcut: bool = False,
-        tells_task: bool = False,
+        num_told: int = 0,
         reads_reward_change: bool = False,
         initial_std: float = 0.6,
         context_dim: int = 0,
@@ -71,7 +72,7 @@ class ActorCritic(nn.Module):
         self.hidden_dim = hidden_dim
         self.continuous = isinstance(action_space, Continuous)
         self.obs_normalizer = RunningNormalizer(obs_dim)
-        self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task or tells_task else None
+        self.task_normalizer = RunningNormalizer(task_dim) if sees_task or critic_sees_task or num_told else None
         self.reward_normalizer = RunningNormalizer(1)  # what the memory reads
         self.reward_scaler = RewardScaler()  # what the critic predicts
         self.reward_change_normalizer = RunningNormalizer(1) if reads_reward_change and memory else None
@@ -89,7 +90,7 @@ class ActorCritic(nn.Module):
         )
         critic_dim = head_dim + (task_dim if critic_sees_task else 0)
         self.critic = nn.Sequential(_linear(critic_dim, hidden_dim), nn.Tanh(), _linear(hidden_dim, 1, gain=1.0))
-        self.teller = _linear(hidden_dim, task_dim, gain=1.0) if tells_task else None
+        self.teller = _linear(hidden_dim, num_told, gain=1.0) if num_told else None
         if self.continuous:
             self.log_std = nn.Parameter(torch.full((action_space.input_dim,), math.log(initial_std)))
 
@@ -138,7 +139,7 @@ class ActorCritic(nn.Module):
 
         Returns:
             What `distribution` takes, (T, N, A), values, (T, N), and where the memory tells the task, what it says of
-            the normalised parameters, (T, N, P).
+            the normalised parameters that it is asked for, (T, N, num_told).
         """
         code = self.encoder(seen[..., : self.encoder_dim])
         features = self.core(code)

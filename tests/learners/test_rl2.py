@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from metarl.env import BatchedEnv
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, UnknownNameError
 from metarl.learners.rl2 import RL2, RL2Config, without_memory
 from metarl.rollout import policy_inputs
 from metarl.seeding import make_generator
+from metarl.tasks import Parameter, TaskDistribution, Uniform
 from tests.probes import countdown, hidden_lever, hidden_target
 
 SMALL = RL2Config(
@@ -132,6 +133,23 @@ def test_what_is_said_of_the_task_is_judged_by_hand():
     valid = torch.tensor([[True, True], [True, False]])
     loss = learner._task_loss(told, torch.tensor([[0.0], [1.0]]), valid)  # the scales are 0 and 1 still
     assert loss.item() == pytest.approx(2 * (1 + 4 + 0) / 3, abs=1e-6)
+
+
+def test_a_memory_is_asked_for_the_parameters_that_are_named():
+    target = hidden_target().tasks.parameters[0]
+    pair = Parameter("pair", "1", Uniform(0.0, 1.0), shape=(2,))
+    spec = replace(hidden_target(), tasks=TaskDistribution((target, pair)))
+    learner = RL2(spec, replace(SMALL, task_coef=2.0, asked=("pair",)), 0)
+    assert learner.asked.tolist() == [1, 2] and learner.network.teller.out_features == 2
+    told = torch.tensor([[[1.0, 5.0]]])  # (T, N, told)
+    loss = learner._task_loss(told, torch.tensor([[9.0, 0.0, 3.0]]), torch.tensor([[True]]))
+    assert loss.item() == pytest.approx(2 * (1 + 4), abs=1e-6)
+    learner.update(learner.collect(BatchedEnv(spec, 64)), 0.0)
+    assert learner.update(learner.collect(BatchedEnv(spec, 64)), 0.0)["task_loss"] > 0
+    with pytest.raises(UnknownNameError, match="Did you mean 'pair'"):
+        RL2(spec, replace(SMALL, task_coef=2.0, asked=("pairs",)), 0)
+    with pytest.raises(ConfigError, match="asked names pair, but task_coef is 0"):
+        replace(SMALL, asked=("pair",))
 
 
 def test_the_change_of_the_reward_is_read_on_its_own_scale():
