@@ -5,7 +5,8 @@ the sun and in the shade take turns along the road, every five metres, and the l
 the sun. Which of the two a place is, is seen; the grip of the day, the water and the lanes are not. Memory pays because
 of the lanes: slowness says that the car is beside one but not on which side, so each has to be searched for. Whoever
 does not remember searches again in every stretch, because the other lane came between; whoever does goes from lane to
-lane, from the second time on and in all later episodes.
+lane, from the second time on and in all later episodes. The water deepens over half a metre, so that what a step earns
+tells how far the lane is, and how that changes, on which side.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name           unit  train       hole         shell               what it changes
@@ -20,8 +21,8 @@ The lap of 30 m has six stretches, sun first; each has 1.5 m without water and t
 water are the key parameters, the ones with a hole. The vehicle is the nominal one of car.py, without wind: the surface
 is what tasks differ in. Shifts, splits that extrapolate in some parameters only: `water`, the grip in it; `lanes`.
 
-Water: its depth under the middle of the car is 0 up to 10 cm beside the middle of the dry lane, 1 from 30 cm on, and
-linear between. The grip is grip * (1 - depth * (1 - water_grip)), and 12 N per m/s times the depth brakes the chassis.
+Water: its depth under the middle of the car is 0 up to 10 cm beside the middle of the dry lane, 1 from 60 cm on, and
+linear between. The grip is grip * (1 - depth * (1 - water_grip)), and 16 N per m/s times the depth brakes the chassis.
 
 Actions (N, 2) in [-1, 1]: steering and pedal, see car.py. Each axle has the grip of the place along the road that it
 stands on, drive and brake that of the middle of the car.
@@ -32,7 +33,7 @@ Observations (N, 18), independent of where the road lies, clipped to [-5, 5]
            the stretch still goes.
 
 Reward, per control step of 40 ms
-    ds / 0.2 m - 0.15 * water - 0.05 * (jerk + slip), water its depth, the others as in course.py; 1 is progress at
+    ds / 0.2 m - 0.3 * water - 0.05 * (jerk + slip), water its depth, the others as in course.py; 1 is progress at
     5 m/s. The step that leaves the road earns -1, and nothing comes after it.
 End and start: see course.py.
 Success: a lap of 30 m within the episode without leaving the road.
@@ -72,11 +73,11 @@ KINDS = 2
 """Sun and shade."""
 STRETCH_M, WITHOUT_WATER_M = 5.0, 1.5
 """Length of a stretch, and of its beginning that has no water."""
-DRY_M, DEEP_M = 0.1, 0.3
+DRY_M, DEEP_M = 0.1, 0.6
 """Distances from the middle of the dry lane up to which it is dry, and from which on the water is deep."""
-WATER_N_PER_M_S = 12.0
+WATER_N_PER_M_S = 16.0
 """Drag of deep water per speed, N/(m/s)."""
-WATER_COST = 0.15
+WATER_COST = 0.3
 """What a step in deep water costs."""
 AXLE_POINTS = round(car.AXLE_M / roads.SPACING_M)
 """Points of a table from the middle of the car to an axle."""
@@ -84,8 +85,8 @@ MEMORY_S = 1.0
 """Time over which recent progress is averaged for the recovery time."""
 RECOVERED = 0.9
 """Share of the progress before the shift at which the car has recovered."""
-DRAWN_M = (DRY_M + DEEP_M) / 2
-"""Half the width of a dry lane as it is drawn."""
+DRAWN = ((0.0, 0.5), (0.5, 1.0))
+"""Where the water is drawn in two shades: depths from which on, and the share of the lost grip that the shade shows."""
 SMOOTH_POINTS = 16
 """Points of the table over which the expert smooths its line, to each side."""
 CAUTION_POINTS = 6
@@ -176,9 +177,7 @@ def planned(grip: Tensor, lost: Tensor, lane: Tensor) -> tuple[Tensor, Tensor]:
 
 def water(task: Arrays, state: Arrays) -> Tensor:
     """Depth of the water under the middle of the car, 0 to 1, (N,)."""
-    here = _point(state["distance"])
-    lane, lost = task["lane_m"].gather(1, here)[:, 0], task["lost_grip"].gather(1, here)[:, 0]
-    return _depth(state["pose"][:, 0], lane) * (lost > 0)
+    return _water(task, state)[0]
 
 
 def reset(task: Arrays, noise: Noise) -> Start:
@@ -211,10 +210,10 @@ def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[s
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Progress along the road less what the water costs."""
     after, reward, leaves = course.advance(task, data, state, action)
-    depth = water(task, after)
+    depth, is_wet = _water(task, after)
     reward = torch.sub(reward, depth, alpha=WATER_COST)
     success = (after["distance"] >= roads.LENGTH_M) & ~after["off_road"]
-    return Outcome(after | _shift(task, state, after, depth), reward.masked_fill(leaves, -1.0), leaves, success)
+    return Outcome(after | _shift(state, after, depth, is_wet), reward.masked_fill(leaves, -1.0), leaves, success)
 
 
 def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -254,9 +253,11 @@ def draw(task: Arrays) -> mujoco.MjModel:
         begin, end = number * STRETCH_M + WITHOUT_WATER_M, (number + 1) * STRETCH_M
         points = np.arange(round(begin / roads.SPACING_M), round(end / roads.SPACING_M) + 1) % roads.NUM_POINTS
         ratio, middle = float(task["water_grip"][number % KINDS]), half * float(task["dry_lane"][number % KINDS])
-        for left, right in [(half, middle + DRAWN_M), (middle - DRAWN_M, -half)]:
-            if left > right:
-                stripes.append(scene.slippery(ratio, left, right, points))
+        for depth, share in DRAWN:
+            beside = DRY_M + depth * (DEEP_M - DRY_M)
+            for left, right in [(half, middle + beside), (middle - beside, -half)]:
+                if left > right:
+                    stripes.append(scene.slippery(1.0 - share * (1.0 - ratio), left, right, points))
     return scene.on_road(mujoco.MjSpec.from_file(str(car.MODEL_FILE)), road, 2 * half, stripes=stripes)
 
 
@@ -272,19 +273,26 @@ def _point(distance: Tensor) -> Tensor:
     return (distance / roads.SPACING_M).round().to(torch.int64).reshape(-1, 1) & (roads.NUM_POINTS - 1)
 
 
+def _water(task: Arrays, state: Arrays) -> tuple[Tensor, Tensor]:
+    """Depth of the water under the middle of the car, and whether there is any on this stretch, each (N,)."""
+    here = _point(state["distance"])
+    lane, lost = task["lane_m"].gather(1, here)[:, 0], task["lost_grip"].gather(1, here)[:, 0]
+    is_wet = lost > 0
+    return _depth(state["pose"][:, 0], lane) * is_wet, is_wet
+
+
 def _depth(lateral: Tensor, lane: Tensor) -> Tensor:
     """How deep the water is at a place across the road, 0 to 1, (N,)."""
     return (((lateral - lane).abs() - DRY_M) / (DEEP_M - DRY_M)).clamp(0.0, 1.0)
 
 
-def _shift(task: Arrays, state: Arrays, after: Arrays, depth: Tensor) -> dict[str, Tensor]:
+def _shift(state: Arrays, after: Arrays, depth: Tensor, is_wet: Tensor) -> dict[str, Tensor]:
     """What the metrics need, frozen once the car has left the road.
 
     "shift", (N, 6): steps and progress before the first water, recent progress per step, steps until recovered, depth
         of the water summed over the steps where there is any, and these steps.
     "phase", (N, 3) bool: the car has come to water; its progress has fallen; its progress has recovered.
     """
-    is_wet = task["lost_grip"].gather(1, _point(after["distance"]))[:, 0] > 0
     met_before, dipped_before, recovered_before = state["phase"].unbind(1)
     met = met_before | is_wet
     steps_before, progress_before, recent, waited, depths, steps_wet = state["shift"].unbind(1)

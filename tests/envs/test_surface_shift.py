@@ -73,8 +73,8 @@ def test_the_line_keeps_to_each_lane_and_goes_over_between_them():
 def test_water_deepens_beside_the_lane_and_only_where_there_is_any():
     task = {name: value.expand(6, *value.shape[1:]) for name, value in TASK.items()}
     task = task | shift.derive(task)
-    # The lane in the sun runs at -0.3 m: dry to 10 cm beside it, deep from 30 cm on.
-    beside = torch.tensor([0.0, 0.1, 0.2, -0.2, 0.3, 0.5])
+    # The lane in the sun runs at -0.3 m: dry to 10 cm beside it, deep from 60 cm on.
+    beside = torch.tensor([0.0, 0.1, 0.35, -0.35, 0.6, 0.7])
     state = {"distance": torch.full((6,), 33.0), "pose": torch.stack([beside - 0.3, torch.zeros(6)], 1)}
     torch.testing.assert_close(shift.water(task, state), torch.tensor([0, 0, 0.5, 0.5, 1, 1]), atol=1e-5, rtol=0)
     assert not shift.water(task, state | {"distance": torch.full((6,), 31.0)}).any()
@@ -83,7 +83,7 @@ def test_water_deepens_beside_the_lane_and_only_where_there_is_any():
 def test_each_axle_has_the_grip_of_the_place_it_stands_on():
     task = TASK | shift.derive(TASK)
     state = {"distance": torch.tensor([1.45]), "acceleration": torch.zeros(1), "off_road": torch.tensor([False])}
-    state["pose"] = torch.tensor([[0.3, 0.0]])  # far from the lane
+    state["pose"] = torch.tensor([[0.5, 0.0]])  # far from the lane
     data = {"sensordata": torch.tensor([[0.0, 0.0, 3.0, 0.0]])}
     control = shift.control(task, data, state, torch.zeros(1, 2))
     limit, load = control["actuator_forcerange"][0, :, 1], task["load"][0, :, 1]
@@ -91,8 +91,8 @@ def test_each_axle_has_the_grip_of_the_place_it_stands_on():
     torch.testing.assert_close(limit[car.TYRE_REAR], 0.8 * load[car.TYRE_REAR])
     torch.testing.assert_close(limit[car.BRAKE], 0.8 * load[car.BRAKE])
     assert control["ctrl"][0, car.BRAKE] == 0.0  # the middle is not in the water yet
-    # The whole car in deep water in the shade a lap later: 0.2 * 36.3 N, and a drag of 12 N per m/s.
-    state |= {"distance": torch.tensor([38.0]), "pose": torch.tensor([[-0.3, 0.0]])}
+    # The whole car in deep water in the shade a lap later: 0.2 * 36.3 N, and a drag of 16 N per m/s.
+    state |= {"distance": torch.tensor([38.0]), "pose": torch.tensor([[-0.5, 0.0]])}
     control = shift.control(task, data, state, torch.zeros(1, 2))
     torch.testing.assert_close(control["actuator_forcerange"][0, :, 1], 0.2 * load)
     assert control["ctrl"][0, car.BRAKE] == pytest.approx(shift.WATER_N_PER_M_S / car.BRAKE_N_PER_M_S)
@@ -139,7 +139,7 @@ def shifted(progress: list[float], wet: list[bool], gone: bool = False, lateral:
     for number, way in enumerate(progress):
         after = {"advance": torch.tensor([way]), "distance": torch.tensor([number * roads.SPACING_M])}
         after["pose"] = torch.tensor([[lateral, 0.0]])
-        state |= shift._shift(task, state, after, shift.water(task, after))
+        state |= shift._shift(state, after, *shift._water(task, after))
     return state
 
 
@@ -170,7 +170,7 @@ def test_recovery_time_is_zero_without_a_loss_and_nan_without_water_or_a_recover
 
 
 def test_water_is_the_mean_depth_where_there_is_any():
-    for lateral, depth in [(0.0, 0.0), (0.2, 0.5), (-0.4, 1.0)]:
+    for lateral, depth in [(0.0, 0.0), (0.35, 0.5), (-0.7, 1.0)]:
         state = shifted([0.12] * 9, [False] * 4 + [True] * 5, lateral=lateral)
         assert metrics_of(state)[2] == pytest.approx(depth)
         assert state["shift"][0, 5] == 5.0
@@ -199,8 +199,8 @@ def test_knowing_the_surface_pays():
 def test_water_is_drawn_beside_each_lane_and_only_there():
     colours = scene.slippery(0.9, 1.0, -1.0, torch.arange(3).numpy()), scene.slippery(0.2, 1.0, -1.0, None)
     assert sum(colours[0].rgba[:3]) < sum(colours[1].rgba[:3])
-    # Two ribbons in each of six stretches; a lane at the edge of the road has water to one side only.
-    for edge, stripes in [(0.0, 12), (0.85, 9)]:
+    # Four ribbons in each of six stretches; a lane at the edge of the road has water to one side only.
+    for edge, stripes in [(0.0, 24), (0.85, 18)]:
         task = {name: value[0] for name, value in TASK.items()} | {"dry_lane": torch.tensor([edge, 0.0])}
         model = shift.draw(task)
         names = [model.geom(i).name for i in range(model.ngeom)]
