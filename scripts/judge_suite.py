@@ -39,31 +39,36 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, one for each environment")
     parser.add_argument("--splits", nargs="+", default=SPLITS, help="default: all held-out ones")
     parser.add_argument("--references", action="store_true", help="judge expert and random actions again")
+    parser.add_argument("--stochastic", action="store_true", help="sample actions; keep them apart with --out")
     parser.add_argument("--out", type=Path, default=RESULTS / "suite-rl2.json")
     arguments = parser.parse_args()
     try:
         for path in arguments.runs:
             run = load_run(path, "cpu")
             known = {} if arguments.references else read_results(arguments.out).get(run.config.env, {})
-            splits = {split: judged(run, split, known.get(split, {})) for split in arguments.splits}
+            deterministic = False if arguments.stochastic else None
+            splits = {split: judged(run, split, known.get(split, {}), deterministic) for split in arguments.splits}
             keep_judgement(arguments.out, run, splits)
     except MetarlError as error:
         parser.exit(2, f"judge_suite: {error}\n")
     show_all(arguments.out)
 
 
-def judged(run: LoadedRun, split: str, known: dict[str, Any]) -> dict[str, Any]:
-    """The run, the expert and random actions on the tasks of a split; `known`, what was judged there before."""
+def judged(run: LoadedRun, split: str, known: dict[str, Any], deterministic: bool | None = None) -> dict[str, Any]:
+    """The run, the expert and random actions on the tasks of a split; `known`, what was judged there before.
+
+    `deterministic` is how the run acts, as in `evaluate`.
+    """
     protocol: dict[str, Any] = {"split": split, "num_tasks": NUM_TASKS, "num_episodes": NUM_EPISODES, "seed": 0}
-    policies: dict[str, tuple[Adapts, bool | None]] = {run.config.algorithm: (run.learner, None)}
+    policies: dict[str, tuple[Adapts, bool | None]] = {run.config.algorithm: (run.learner, deterministic)}
     if run.spec.expert is not None and "expert" not in known:
         policies["expert"] = (Expert(), None)
     if "random" not in known:
         policies["random"] = (RandomPolicy(run.spec), False)
     references = {label: known[label] for label in ("expert", "random") if label in known}
     new = {
-        label: kept(evaluate(policy, run.spec, algorithm=label, deterministic=deterministic, **protocol))
-        for label, (policy, deterministic) in policies.items()
+        label: kept(evaluate(policy, run.spec, algorithm=label, deterministic=acts, **protocol))
+        for label, (policy, acts) in policies.items()
     }
     return new | references
 

@@ -39,6 +39,17 @@ def test_references_that_are_known_are_not_judged_again(script, monkeypatch):
     assert len(script.judged(run, "test", {})["random"]["iqm_return"]) == script.NUM_EPISODES
 
 
+def test_actions_are_sampled_where_that_is_asked(script, monkeypatch):
+    monkeypatch.setattr(script, "NUM_TASKS", 8)
+    config = RunConfig("rl2", "reach-planar", preset("rl2", "reach-planar"), env_options={"horizon": 5})
+    run = LoadedRun(Path("run"), config, *build(config), update=0, env_steps=0)
+    likeliest, sampled = (
+        script.judged(run, "test", {"random": {}, "expert": {}}, deterministic)["rl2"]["iqm_return"]
+        for deterministic in (None, False)
+    )
+    assert likeliest != sampled
+
+
 def test_a_policy_without_memory_is_judged_under_its_own_name(script, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(script, "NUM_TASKS", 8)
     algorithm = "domain-randomised"
