@@ -1,7 +1,8 @@
 """`park`: a car of unknown wheelbase, steering and motor, to be driven into a marked slot, forwards and backwards.
 
-The slot is seen, the vehicle is not: how tight the car turns, where its wheels stand when the servo is in the
-middle, how late and how strongly it answers show only in how it moves. Room to manoeuvre is unlimited, time is not.
+The slot is seen in a wrong place, and the vehicle is not seen at all: how tight the car turns, where its wheels stand
+when the servo is in the middle, how late and how strongly it answers show only in how it moves, and where the slot is
+in the reward alone. Room to manoeuvre is unlimited, time is not.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name           unit  train       hole         shell              what it changes
@@ -12,11 +13,13 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     motor_lag      s     .02 .. .2 L              .2-.3              time constant of the drive force
     power          1     .7 .. 1.3                .5-.7              scale of 9 N peak drive force
     mass           1     .7 .. 1.5                1.5-2              scale of 3.7 kg, inertia with it
+    view_x         m     -.4 .. .4                .4-.5 (+-)         error of the observed slot, along it
+    view_y         m     -.4 .. .4                .4-.5 (+-)         the same to its left
     slot_distance  m     1 .. 2.5                                    from the start to the slot
     slot_bearing   rad   -pi .. pi                                   where it lies, against the car at the start
     slot_heading   rad   -pi .. pi                                   its heading, against the car at the start
 L: uniform in the logarithm. Wheelbase and travel are the key parameters, the ones with a hole. Delays act rounded up
-to 10 ms. Shift `vehicle`: extrapolation in any of the first seven; that is what `extrapolation` draws here, too.
+to 10 ms. Shifts: `vehicle`, the first seven; `view`, the error of the observed slot.
 
 Actions (N, 2) in [-1, 1]
     0  steering       servo target, times the travel of the servo; positive turns left
@@ -24,7 +27,7 @@ Actions (N, 2) in [-1, 1]
                       and stops the car within half a second of a pedal at rest.
 
 Observations (N, 8), clipped to [-5, 5]
-    0, 1  slot in the car's frame, forwards and to the left  / 2 m, middle of the rear axle
+    0, 1  slot as it is seen, in the car's frame, forwards and to the left  / 2 m, middle of the rear axle
     2, 3  cosine and sine of the slot's heading against the car's
     4     velocity forwards                                  / 1 m/s
     5     steering servo angle                               / its travel
@@ -79,8 +82,9 @@ SERVO_LAG_S = 0.09
 """Time that the steering servo itself takes."""
 SIGNAL_NAMES = ("slot_ahead", "slot_left", "slot_cos", "slot_sin", "speed", "steering")
 METRIC_NAMES = ("time_to_success_s", "final_distance_m", "final_heading_error_rad")
+VIEW_SHELL = ((-0.5, -0.4), (0.4, 0.5))
 
-PARAMETERS = (
+VEHICLE = (
     Parameter("wheelbase", "m", Uniform(0.25, 0.42, (0.31, 0.35), ((0.42, 0.5),)), "hidden"),
     Parameter("steer_limit", "rad", Uniform(0.3, 0.5, (0.38, 0.42), ((0.22, 0.3),)), "travel of the servo, hidden"),
     Parameter("steer_delay", "s", Uniform(0.0, 0.08, None, ((0.08, 0.12),)), "dead time, hidden"),
@@ -88,10 +92,19 @@ PARAMETERS = (
     Parameter("motor_lag", "s", Uniform(0.02, 0.2, None, ((0.2, 0.3),), log=True), "time constant, hidden"),
     Parameter("power", "1", Uniform(0.7, 1.3, None, ((0.5, 0.7),)), "scale of the drive force, hidden"),
     Parameter("mass", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "scale of mass and inertia, hidden"),
+)
+VIEW = (
+    Parameter("view_x", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, along it, hidden"),
+    Parameter("view_y", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, to its left, hidden"),
+)
+PARAMETERS = (
+    *VEHICLE,
+    *VIEW,
     Parameter("slot_distance", "m", Uniform(1.0, 2.5), "from the start to the slot"),
     Parameter("slot_bearing", "rad", Uniform(-math.pi, math.pi), "of the slot from the start"),
     Parameter("slot_heading", "rad", Uniform(-math.pi, math.pi), "of the slot against the start"),
 )
+SHIFTS = {"vehicle": tuple(p.name for p in VEHICLE), "view": tuple(p.name for p in VIEW)}
 
 
 def make_spec(horizon: int = 300) -> EnvSpec:
@@ -102,7 +115,7 @@ def make_spec(horizon: int = 300) -> EnvSpec:
     """
     return EnvSpec(
         name="park",
-        tasks=TaskDistribution(PARAMETERS),
+        tasks=TaskDistribution(PARAMETERS, shifts=SHIFTS),
         obs_dim=OBS_DIM,
         action_space=Continuous(2),
         horizon=horizon,
@@ -129,12 +142,12 @@ def make_spec(horizon: int = 300) -> EnvSpec:
         signals=Signals(SIGNAL_NAMES, signals),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=expert,
-        description="a car to be parked in a slot that is seen; wheelbase, steering and motor differ",
+        description="a car to be parked in a slot that is seen in a wrong place; wheelbase, steering, motor differ",
     )
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """The start (x, y, heading in the slot's frame), scales of observations and of the actuators' commands."""
+    """The start and the seen slot (x, y, heading in the slot's frame), scales of observations and of commands."""
     bearing = task["slot_bearing"] - task["slot_heading"]
     x, y = -task["slot_distance"] * bearing.cos(), -task["slot_distance"] * bearing.sin()
     units = x.new_tensor([2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
@@ -143,6 +156,7 @@ def derive(task: Arrays) -> dict[str, Tensor]:
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     return {
         "start": torch.stack([x, y, -task["slot_heading"]], 1),
+        "view": torch.stack([task["view_x"], task["view_y"], zero], 1),
         "obs_scale": obs_scale,
         "ctrl_scale": torch.stack([task["steer_limit"], one, zero, zero], 1),
     }
@@ -170,6 +184,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
     zero = torch.zeros_like(pose[:, 0])
     state = {
         "slot": slot_from(pose),
+        "seen": slot_from(pose - task["view"]),
         "prev_action": torch.zeros_like(pose[:, :2]),
         "time": zero,
         "time_to_success": zero + NEVER_S,
@@ -194,13 +209,14 @@ def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[s
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The observation table of the module's docstring."""
     sensors = data["sensordata"]
-    raw = torch.cat([state["slot"], sensors[:, 1:2], sensors[:, :1], state["prev_action"]], 1)
+    raw = torch.cat([state["seen"], sensors[:, 1:2], sensors[:, :1], state["prev_action"]], 1)
     return (raw * task["obs_scale"]).clamp(-5.0, 5.0)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Where the slot is now, reward and success."""
-    slot = slot_from(data["qpos"][:, :3])
+    pose = data["qpos"][:, :3]
+    slot, seen = slot_from(pose), slot_from(pose - task["view"])
     distance, cosine = slot[:, :2].norm(dim=1), slot[:, 2]
     # d / 4 + (1 - cos e) / 8
     missing = torch.add(distance / 4.0 + 0.125, cosine, alpha=-0.125).clamp(0.0, 1.0)
@@ -208,13 +224,13 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     success = (distance < NEAR_M) & (cosine > math.cos(ALIGNED_RAD)) & is_slow
     time = state["time"] + CONTROL_DT_S
     first = time.masked_fill(~success, NEVER_S).minimum(state["time_to_success"])
-    after = {"slot": slot, "prev_action": action, "time": time, "time_to_success": first}
+    after = {"slot": slot, "seen": seen, "prev_action": action, "time": time, "time_to_success": first}
     return Outcome(after, missing.sqrt().neg(), torch.zeros_like(success), success)
 
 
 def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    """The slot as it is observed, speed / 1 m/s, servo angle / its travel, (N, 6)."""
-    return observe(task, data, state)[:, :6].clone()
+    """The slot where it is, scaled as it is observed, speed / 1 m/s, servo angle / its travel, (N, 6)."""
+    return observe(task, data, state | {"seen": state["slot"]})[:, :6].clone()
 
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -226,8 +242,10 @@ def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Plan the shortest way from where the car will be when the servo answers, drive its first piece."""
-    x, y, speed = 2.0 * obs[:, 0], 2.0 * obs[:, 1], obs[:, 4]
-    heading = torch.atan2(obs[:, 3], obs[:, 2])
+    speed, heading = obs[:, 4], torch.atan2(obs[:, 3], obs[:, 2])
+    # The slot is not where it is seen.
+    x = 2.0 * obs[:, 0] - (obs[:, 2] * task["view_x"] - obs[:, 3] * task["view_y"])
+    y = 2.0 * obs[:, 1] - (obs[:, 3] * task["view_x"] + obs[:, 2] * task["view_y"])
     limit, offset, wheelbase = task["steer_limit"], task["steer_offset"], task["wheelbase"]
     is_there = (x.square() + y.square() < 0.11**2) & (heading.abs() < 0.13)
     # The way of the dead time, along the arc that the wheels steer now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from tests.slow import slow_but
 
 SPEC = park.make_spec()
 NOMINAL = {"wheelbase": 0.33, "steer_limit": 0.4, "steer_delay": 0.0, "steer_offset": 0.0, "motor_lag": 0.05}
-NOMINAL |= {"power": 1.0, "mass": 1.0, "slot_distance": 2.0, "slot_bearing": 0.5, "slot_heading": -1.0}
+NOMINAL |= {"power": 1.0, "mass": 1.0, "view_x": 0.0, "view_y": 0.0}
+NOMINAL |= {"slot_distance": 2.0, "slot_bearing": 0.5, "slot_heading": -1.0}
 NONE = Noise(torch.zeros(1, 0), torch.zeros(1, 0))
 
 
@@ -59,6 +61,26 @@ def test_the_episode_starts_where_the_task_says():
     torch.testing.assert_close(state["slot"], torch.tensor([expected]), atol=1e-5, rtol=0)
 
 
+def test_the_slot_is_seen_in_a_wrong_place():
+    # The car stands 2 m before the slot and looks along it; then across it, to the left.
+    for heading, bearing, seen in [(0.0, 0.0, (2.3, -0.2, 1.0, 0.0)), (-math.pi / 2, 0.0, (1.8, -0.3, 0.0, -1.0))]:
+        task = tasks_with(slot_distance=2.0, slot_bearing=bearing, slot_heading=heading, view_x=0.3, view_y=-0.2)
+        env = make_env(task)
+        state = SPEC.reset(env._task, Noise(torch.full((1, 3), 0.5), torch.zeros(1, 0))).state
+        torch.testing.assert_close(state["seen"], torch.tensor([seen]), atol=1e-5, rtol=0)
+        assert state["slot"][0, :2].norm().item() == pytest.approx(2.0)
+        data = {"sensordata": torch.zeros(1, 2)}
+        obs, signals = (f(env._task, data, state) for f in (SPEC.observe, SPEC.signals.compute))
+        torch.testing.assert_close(2 * obs[0, :2], torch.tensor(seen[:2]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(2 * signals[0, :2], state["slot"][0, :2], atol=1e-5, rtol=0)
+
+
+def test_parking_where_the_slot_is_seen_is_no_success():
+    blind = replace(SPEC, expert=lambda task, obs: park.expert(task | dict.fromkeys(["view_x", "view_y"], zeros), obs))
+    zeros = torch.zeros(64)
+    assert drive(blind, "test", 64).success.double().mean() < 0.3
+
+
 # The car
 
 
@@ -100,7 +122,9 @@ def test_a_steering_offset_turns_the_car_with_the_servo_in_the_middle():
 
 
 def test_the_first_observation_hides_the_vehicle():
-    first = first_observations(SPEC, ends_of_ranges(SPEC, {"slot_distance", "slot_bearing", "slot_heading"}))
+    first = first_observations(
+        SPEC, ends_of_ranges(SPEC, {*park.SHIFTS["view"], "slot_distance", "slot_bearing", "slot_heading"})
+    )
     torch.testing.assert_close(first[0], first[1], atol=1e-6, rtol=0)
 
 
@@ -111,7 +135,7 @@ def outcome(x: float, y: float, yaw: float, speed: float = 0.0):
     """One `step` that ends with the car at a pose in the frame of the slot."""
     data = {"qpos": torch.tensor([[x, y, yaw, 0.0]]), "sensordata": torch.tensor([[0.0, speed, 0.0, 0.0]])}
     state = {"time": torch.tensor([1.0]), "time_to_success": torch.tensor([park.NEVER_S])}
-    return SPEC.step({}, data, state, torch.zeros(1, 2), NONE)
+    return SPEC.step({"view": torch.zeros(1, 3)}, data, state, torch.zeros(1, 2), NONE)
 
 
 def test_reward_is_the_root_of_the_weighted_distance():
