@@ -13,8 +13,8 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     motor_lag      s     .02 .. .2 L              .2-.3              time constant of the drive force
     power          1     .7 .. 1.3                .5-.7              scale of 9 N peak drive force
     mass           1     .7 .. 1.5                1.5-2              scale of 3.7 kg, inertia with it
-    view_x         m     -.4 .. .4                .4-.5 (+-)         error of the observed slot, along it
-    view_y         m     -.4 .. .4                .4-.5 (+-)         the same to its left
+    view_x         m     -.4 .. .4                .4-.5 (+-)         error of the observed slot, forwards
+    view_y         m     -.4 .. .4                .4-.5 (+-)         the same to the left, both in the car's frame
     slot_distance  m     1 .. 2.5                                    from the start to the slot
     slot_bearing   rad   -pi .. pi                                   where it lies, against the car at the start
     slot_heading   rad   -pi .. pi                                   its heading, against the car at the start
@@ -94,8 +94,8 @@ VEHICLE = (
     Parameter("mass", "1", Uniform(0.7, 1.5, None, ((1.5, 2.0),)), "scale of mass and inertia, hidden"),
 )
 VIEW = (
-    Parameter("view_x", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, along it, hidden"),
-    Parameter("view_y", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, to its left, hidden"),
+    Parameter("view_x", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, forwards, hidden"),
+    Parameter("view_y", "m", Uniform(-0.4, 0.4, None, VIEW_SHELL), "error of the observed slot, to the left, hidden"),
 )
 PARAMETERS = (
     *VEHICLE,
@@ -147,7 +147,7 @@ def make_spec(horizon: int = 300) -> EnvSpec:
 
 
 def derive(task: Arrays) -> dict[str, Tensor]:
-    """The start and the seen slot (x, y, heading in the slot's frame), scales of observations and of commands."""
+    """The start (x, y, heading in the slot's frame), the error of the slot, scales of observations and commands."""
     bearing = task["slot_bearing"] - task["slot_heading"]
     x, y = -task["slot_distance"] * bearing.cos(), -task["slot_distance"] * bearing.sin()
     units = x.new_tensor([2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0])
@@ -156,7 +156,7 @@ def derive(task: Arrays) -> dict[str, Tensor]:
     one, zero = torch.ones_like(x), torch.zeros_like(x)
     return {
         "start": torch.stack([x, y, -task["slot_heading"]], 1),
-        "view": torch.stack([task["view_x"], task["view_y"], zero], 1),
+        "view": torch.stack([task["view_x"], task["view_y"]], 1),
         "obs_scale": obs_scale,
         "ctrl_scale": torch.stack([task["steer_limit"], one, zero, zero], 1),
     }
@@ -184,7 +184,6 @@ def reset(task: Arrays, noise: Noise) -> Start:
     zero = torch.zeros_like(pose[:, 0])
     state = {
         "slot": slot_from(pose),
-        "seen": slot_from(pose - task["view"]),
         "prev_action": torch.zeros_like(pose[:, :2]),
         "time": zero,
         "time_to_success": zero + NEVER_S,
@@ -209,14 +208,14 @@ def control(task: Arrays, data: Arrays, state: Arrays, action: Tensor) -> dict[s
 def observe(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The observation table of the module's docstring."""
     sensors = data["sensordata"]
-    raw = torch.cat([state["seen"], sensors[:, 1:2], sensors[:, :1], state["prev_action"]], 1)
+    place, heading = state["slot"].split(2, 1)
+    raw = torch.cat([place + task["view"], heading, sensors[:, 1:2], sensors[:, :1], state["prev_action"]], 1)
     return (raw * task["obs_scale"]).clamp(-5.0, 5.0)
 
 
 def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise) -> Outcome:
     """Where the slot is now, reward and success."""
-    pose = data["qpos"][:, :3]
-    slot, seen = slot_from(pose), slot_from(pose - task["view"])
+    slot = slot_from(data["qpos"][:, :3])
     distance, cosine = slot[:, :2].norm(dim=1), slot[:, 2]
     # d / 4 + (1 - cos e) / 8
     missing = torch.add(distance / 4.0 + 0.125, cosine, alpha=-0.125).clamp(0.0, 1.0)
@@ -224,13 +223,13 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     success = (distance < NEAR_M) & (cosine > math.cos(ALIGNED_RAD)) & is_slow
     time = state["time"] + CONTROL_DT_S
     first = time.masked_fill(~success, NEVER_S).minimum(state["time_to_success"])
-    after = {"slot": slot, "seen": seen, "prev_action": action, "time": time, "time_to_success": first}
+    after = {"slot": slot, "prev_action": action, "time": time, "time_to_success": first}
     return Outcome(after, missing.sqrt().neg(), torch.zeros_like(success), success)
 
 
 def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The slot where it is, scaled as it is observed, speed / 1 m/s, servo angle / its travel, (N, 6)."""
-    return observe(task, data, state | {"seen": state["slot"]})[:, :6].clone()
+    return observe(task | {"view": torch.zeros_like(task["view"])}, data, state)[:, :6].clone()
 
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
@@ -244,8 +243,7 @@ def expert(task: Arrays, obs: Tensor) -> Tensor:
     """Plan the shortest way from where the car will be when the servo answers, drive its first piece."""
     speed, heading = obs[:, 4], torch.atan2(obs[:, 3], obs[:, 2])
     # The slot is not where it is seen.
-    x = 2.0 * obs[:, 0] - (obs[:, 2] * task["view_x"] - obs[:, 3] * task["view_y"])
-    y = 2.0 * obs[:, 1] - (obs[:, 3] * task["view_x"] + obs[:, 2] * task["view_y"])
+    x, y = 2.0 * obs[:, 0] - task["view_x"], 2.0 * obs[:, 1] - task["view_y"]
     limit, offset, wheelbase = task["steer_limit"], task["steer_offset"], task["wheelbase"]
     is_there = (x.square() + y.square() < 0.11**2) & (heading.abs() < 0.13)
     # The way of the dead time, along the arc that the wheels steer now.
