@@ -229,7 +229,7 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
 
 def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
     """The slot where it is, scaled as it is observed, speed / 1 m/s, servo angle / its travel, (N, 6)."""
-    return observe(task | {"view": torch.zeros_like(task["view"])}, data, state)[:, :6].clone()
+    return observe({**task, "view": torch.zeros_like(task["view"])}, data, state)[:, :6].clone()
 
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
