@@ -17,6 +17,7 @@ from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
 from metarl.learned_loss import LossRun
 from metarl.learners import Learner, make_learner
 from metarl.learners.learned_loss import LearnedLossLearner
+from metarl.learners.rl2 import RL2, policy_alone
 from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
@@ -118,7 +119,8 @@ def on_env(run: LoadedRun, env: str) -> LoadedRun:
     """A run as if it were one on another environment.
 
     A learned loss trains fresh policies there (`metarl.learned_loss.transfer`); any other learner acts there as it is,
-    where observations and actions have the same shapes: from one simulation of a robot to another one of it.
+    where observations and actions have the same shapes: from one simulation of a robot to another one of it, or to
+    other tasks of it. What a critic, or the head that tells the task, knew of other task parameters stays behind.
 
     Raises:
         UnknownNameError: no such environment.
@@ -132,18 +134,23 @@ def on_env(run: LoadedRun, env: str) -> LoadedRun:
         learner: Learner = transfer(run.learner, spec, run.config.seed, run.config.device)
     else:
         _refuse_other_layout(run, spec)
+        if isinstance(run.learner, RL2) and _parameters(spec) != _parameters(run.spec):
+            config = replace(config, settings=policy_alone(run.config.settings))
         spec, learner = build(config, run.path)
-        learner.load_state_dict(run.learner.state_dict())
+        if config.settings == run.config.settings:
+            learner.load_state_dict(run.learner.state_dict())
+        else:
+            assert isinstance(learner, RL2)
+            learner.load_policy(run.learner.state_dict())
     return replace(run, config=config, spec=spec, learner=learner)
 
 
 def _refuse_other_layout(run: LoadedRun, spec: Spec) -> None:
     """Raise ConfigError where a policy cannot act in another environment."""
-    names = [[p.name for p in e.tasks.parameters] for e in (run.spec, spec)]
     shapes = [f"{e.obs_dim} observations and {e.action_space}" for e in (run.spec, spec)]
     if shapes[0] != shapes[1]:
         reason = f"{shapes[0]} there, {shapes[1]} here"
-    elif getattr(run.config.settings, "sees_task", False) and names[0] != names[1]:
+    elif getattr(run.config.settings, "sees_task", False) and _parameters(run.spec) != _parameters(spec):
         reason = "it is told the parameters of its own tasks, which are others"
     else:
         return
@@ -151,6 +158,11 @@ def _refuse_other_layout(run: LoadedRun, spec: Spec) -> None:
         f"the policy of {run.path} ({run.config.algorithm} on {run.spec.name}) does not fit {spec.name}: {reason}. "
         "Only a learned loss goes to another robot."
     )
+
+
+def _parameters(spec: Spec) -> list[tuple[str, int]]:
+    """Names and sizes of the task parameters."""
+    return [(p.name, p.size) for p in spec.tasks.parameters]
 
 
 def read_config(values: Mapping[str, Any], path: Path, device: str | None = None) -> RunConfig:

@@ -29,6 +29,23 @@ def test_a_policy_acts_in_another_simulation_of_its_robot(tmp_path):
     assert torch.isfinite(rollout.reward).all() and not rollout.failed.any()
 
 
+def test_a_policy_acts_on_other_tasks_without_what_training_knew_of_its_own(tmp_path):
+    settings = replace(SMALL, critic_sees_task=True, task_coef=0.2, asked=("goal_angle",), reads_reward_change=True)
+    train(RunConfig("rl2", "push", settings), tmp_path / "run", **QUIET)
+    run = load_run(tmp_path / "run", "cpu")
+    there = on_env(run, "door-open")  # 8 task parameters there, 11 here
+    own, other = (r.learner.network for r in (run, there))
+    assert other.task_normalizer is None and other.teller is None
+    for part in ("obs_normalizer", "reward_change_normalizer", "encoder", "core", "actor", "log_std"):
+        mine, its = (
+            {n: v for n, v in network.state_dict().items() if n.split(".")[0] == part} for network in (own, other)
+        )
+        assert mine and mine.keys() == its.keys() and all(torch.equal(mine[n], its[n]) for n in mine)
+    env = make_worlds(there.spec, 2, device="cpu")
+    env.set_tasks(there.spec.tasks.split("test", 2))
+    assert torch.isfinite(there.learner.trial(env, 2, make_generator(0, "policy")).reward).all()
+
+
 def test_a_policy_does_not_fit_another_robot_and_an_oracle_no_other_task(tmp_path):
     train(RunConfig("oracle", "track", without_memory(SMALL, sees_task=True)), tmp_path / "run", **QUIET)
     run = load_run(tmp_path / "run", "cpu")

@@ -113,7 +113,7 @@ _RL2 |= {
     for name in ("surface-shift", "payload", "traffic", "park")
 }
 # Asked for all sixteen numbers, half of which are the road's shape, the memory knows nothing of the lanes after 2 M
-# steps; asked for the lanes, it knows half of their variance by then, and three quarters in the end.
+# steps; asked for the lanes, it knows half of their variance after 2.5 M, and three quarters in the end.
 _RL2["surface-shift"] = {
     "default": replace(
         _RL2["surface-shift"]["default"],

@@ -162,6 +162,13 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     )
 
 
+def policy_alone(config: PPOConfig) -> PPOConfig:
+    """Settings of the same policy whose critic and memory know nothing of the parameters of its tasks."""
+    if not isinstance(config, RL2Config):
+        return config
+    return replace(config, critic_sees_task=False, task_coef=0.0, asked=())
+
+
 class RL2:
     """Learner: adapts by carrying a hidden state through a trial.
 
@@ -291,6 +298,15 @@ class RL2:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, generator in self.generators.items():
             generator.set_state(state["rng"][name])
+
+    def load_policy(self, state: Mapping[str, Any]) -> None:
+        """Act as another learner does; `state` is its `state_dict`.
+
+        What depends on the parameters of its tasks stays behind: the critic, and what its memory told of them.
+        """
+        theirs = {"critic", "teller", "task_normalizer"}
+        policy = {name: value for name, value in state["model"].items() if name.split(".")[0] not in theirs}
+        self.network.load_state_dict(self.network.state_dict() | policy)
 
     def _make_network(self, spec: Spec) -> ActorCritic:
         config = self.config
