@@ -17,7 +17,7 @@ from metarl.errors import CheckpointError, ConfigError, DeviceError, MetarlError
 from metarl.learned_loss import LossRun
 from metarl.learners import Learner, make_learner
 from metarl.learners.learned_loss import LearnedLossLearner
-from metarl.learners.rl2 import RL2, policy_alone
+from metarl.learners.rl2 import RL2, RL2Config, policy_alone
 from metarl.named_loss import FOLDER, PREFIX
 from metarl.nested_state import flatten_state, unflatten_state
 from metarl.run_folder import open_run
@@ -134,14 +134,15 @@ def on_env(run: LoadedRun, env: str) -> LoadedRun:
         learner: Learner = transfer(run.learner, spec, run.config.seed, run.config.device)
     else:
         _refuse_other_layout(run, spec)
-        if isinstance(run.learner, RL2) and _parameters(spec) != _parameters(run.spec):
-            config = replace(config, settings=policy_alone(run.config.settings))
+        settings, state = run.config.settings, run.learner.state_dict()
+        knew_others = isinstance(settings, RL2Config) and _parameters(spec) != _parameters(run.spec)
+        if knew_others:
+            config = replace(config, settings=policy_alone(settings))
         spec, learner = build(config, run.path)
-        if config.settings == run.config.settings:
-            learner.load_state_dict(run.learner.state_dict())
+        if knew_others and isinstance(learner, RL2):
+            learner.load_policy(state)
         else:
-            assert isinstance(learner, RL2)
-            learner.load_policy(run.learner.state_dict())
+            learner.load_state_dict(state)
     return replace(run, config=config, spec=spec, learner=learner)
 
 

@@ -4,7 +4,7 @@ Policy and tasks are those of a run of RL². A new memory of the same size reads
 training tasks, with sampled actions, and learns by gradient steps to tell the parameters that are named; it is judged
 on other trials of the same kind. Where `memory_knows.py` says that the run's memory knows little, this says why: if the
 new one learns to tell, knowledge is lost in the training (ask for fewer parameters, weigh them more); if not, the
-trials do not show the task to such a memory, and no training will find it out.
+trials show little of the task to such a memory in so many steps.
 
     python scripts/memory_could_know.py runs/surface-shift --asked dry_lane
 """

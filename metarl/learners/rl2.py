@@ -162,10 +162,8 @@ def without_memory(config: RL2Config, sees_task: bool) -> RL2Config:
     )
 
 
-def policy_alone(config: PPOConfig) -> PPOConfig:
+def policy_alone(config: RL2Config) -> RL2Config:
     """Settings of the same policy whose critic and memory know nothing of the parameters of its tasks."""
-    if not isinstance(config, RL2Config):
-        return config
     return replace(config, critic_sees_task=False, task_coef=0.0, asked=())
 
 

@@ -74,8 +74,8 @@ def test_the_slot_is_seen_in_a_wrong_place():
 
 
 def test_parking_where_the_slot_is_seen_is_no_success():
-    blind = replace(SPEC, expert=lambda task, obs: park.expert(task | dict.fromkeys(["view_x", "view_y"], zeros), obs))
-    zeros = torch.zeros(64)
+    no_error = dict.fromkeys(park.SHIFTS["view"], torch.zeros(64))
+    blind = replace(SPEC, expert=lambda task, obs: park.expert(task | no_error, obs))
     assert drive(blind, "test", 64).success.double().mean() < 0.3
 
 
