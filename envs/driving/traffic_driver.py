@@ -62,13 +62,14 @@ def drive(task: Arrays, obs: Tensor) -> Tensor:
     strongest_brake = (task["pedal_unit"][:, 1] * speed.clamp(min=1.0) / mass).unsqueeze(1)
     braking = driver.BRAKING_SHARE * torch.minimum(lateral_acceleration, strongest_brake)
     corner_speed = driver.target_speed(curvature, speed, lateral_acceleration, braking, task["motor_lag"])
-    target = _lane(others, lateral, speed, corner_speed, width)
+    wish = torch.minimum(corner_speed, task["speed_limit"])
+    target = _lane(others, lateral, speed, wish, width)
 
     heading_error = 0.5 * obs[:, 6] + dead_time * (yaw_rate - curvature[:, 0] * speed)
     beside = (lateral - target).clamp(-0.35, 0.35)  # across gently
     predicted = beside + dead_time * speed * heading_error
     pursuit = driver.pursuit_curvature(curvature, predicted, heading_error, speed, dead_time)
-    allowed = torch.minimum(corner_speed, _distance_keeping(others, lateral, target, speed, task))
+    allowed = torch.minimum(wish, _distance_keeping(others, lateral, target, speed, task))
     force = 4.0 * mass * (allowed - speed) + car.DRAG_N_PER_M_S * speed
     slip_angle = driver.slip_difference(task, task["load"]) * speed * pursuit
     steering = driver.steering(pursuit, slip_angle, task["steer_offset"])

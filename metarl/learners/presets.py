@@ -112,6 +112,10 @@ _RL2 |= {
     name: {"default": replace(_SUITE, num_worlds=32, num_minibatches=8)}
     for name in ("surface-shift", "payload", "traffic", "park")
 }
+# The fine tells the speed limit, to a memory that sees what changed the reward.
+_RL2["traffic"] = {
+    "default": replace(_RL2["traffic"]["default"], task_coef=1.0, asked=("speed_limit",), reads_reward_change=True)
+}
 # Asked for all sixteen numbers, half of which are the road's shape, the memory knows nothing of the lanes after 2 M
 # steps; asked for the lanes, it knows half of their variance after 2.5 M, and three quarters in the end.
 _RL2["surface-shift"] = {
