@@ -1,9 +1,9 @@
-"""`traffic`: the car of `track` on a closed street of two lanes, among others, with a speed limit that no sign tells.
+"""`traffic`: the car of `track` among others on a closed street of two lanes, whose rules no sign tells.
 
 The others keep to their lane and follow each other by the intelligent driver model (idm.py), also the driven car
 where it is in front of them. How many they are, how fast they want to drive, how much they keep clear and how hard
 they accelerate is hidden, and so are the vehicle, its grip and the wind; street and cars are seen as far as a car sees.
-Who drives faster than is allowed is fined at once, and only the fine tells; the others drive as they like.
+One lane is reserved, and there is a speed limit. Only the fine tells, at once; the others drive as they like.
 
 Task parameters (train range without hole; hole = split `interpolation`; shell = split `extrapolation`)
     name            unit  train       hole        shell             what it changes
@@ -11,7 +11,8 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     headway         s     .8 .. 2     1.2 .. 1.6  .5-.8             time headway T that drivers keep
     desired_speed   m/s   1.2 .. 2.2              .9-1.2, 2.2-2.6   speed v0 that drivers want
     aggressiveness  1     .7 .. 1.4               1.4-1.7           g: a = g m/s^2, v0 times sqrt(g), T divided by g
-    speed_limit     m/s   1.4 .. 2.6  1.8 .. 2.2  1.2-1.4, 2.6-2.8  what may be driven without a fine
+    speed_limit     m/s   1.2 .. 2.4  1.6 .. 2.0  1.0-1.2, 2.4-2.6  what may be driven without a fine
+    reserved_lane   1     -1 or 1                                   where the way is fined: left (1) or right
     grip            1     .4 .. 1.1   .68 .. .82  .15-.4, 1.1-1.5   as in `track`
     tyre_stiffness_front, tyre_stiffness_rear, mass, yaw_inertia, com_shift, steer_delay, steer_offset, motor_lag,
     power, wind_speed, wind_direction             as in `track`, here without a hole
@@ -20,7 +21,7 @@ Task parameters (train range without hole; hole = split `interpolation`; shell =
     direction       1     -1 or 1                                   counter-clockwise (1) or not
     shape           1     8 x (-1 .. 1)                             Fourier coefficients, see roads.py
 Headway, speed limit and grip are the key parameters, the ones with a hole. Shifts, splits that extrapolate in some
-parameters only: `drivers`, the first four; `rule`, the speed limit; `vehicle`, grip to wind speed. The street is less
+parameters only: `drivers`, the first four; `rules`, the speed limit; `vehicle`, grip to wind speed. The street is less
 winding than a track, so that a gap along the centreline is one along a lane within a quarter; comfortable deceleration
 b = 1.5 m/s^2, least gap 0.3 m.
 Drivers differ: each wants 0.92 to 1.08 of v0, and 1.15 times as much in the left lane, 0.9 times in the right one.
@@ -35,11 +36,13 @@ Observations (N, 46), independent of where the street lies, clipped to [-5, 5]
             velocity against the car's, in its frame               / 2 m/s
 
 Reward, per control step of 40 ms
-    ds / 0.2 m - 0.05 * (jerk + slip), as in `track`, less the fine 3 * max(0, velocity forwards - limit) / (5 m/s):
-    a metre too much costs three. The step of a collision or off the street earns -1 instead.
+    (ds - 3 too_far - 0.6 reserved) / 0.2 m - 0.05 * (jerk + slip), the last as in `track`, with
+    too_far = max(0, velocity forwards - limit) * 40 ms, and reserved the share of ds in the reserved lane, which goes
+    from 0 to 1 between 0.2 m on one side of the centreline and 0.2 m on the other.
+    The step of a collision or off the street earns -1 instead.
 End: terminated by a collision (outlines overlap), when the middle of the car leaves the street, or at a heading error
     beyond 90 degrees. From then on the car brakes.
-Success: 15 m, half a lap, within the episode, without any of these, and at most a twentieth of the way too much.
+Success: 15 m, half a lap, within the episode, without any of these, and fines of at most a fifth of the way.
 Start: in the right lane, rolling at 1.2 m/s, which is allowed everywhere, up to 0.1 m and 0.05 rad off its middle;
     others at 1.3 to 1.7 m/s, whatever they want, and those that may be missing out of sight, so that nothing hidden
     shows at first.
@@ -47,7 +50,7 @@ Metrics
     progress_m         way along the centreline until the end
     collisions_per_km  1 or 0, per way of at least 1 m
     collided, off_track  1 or 0
-    speeding_m         way too much: sum of max(0, velocity forwards - limit) * 40 ms until the end
+    speeding_m, reserved_m  sums of too_far and reserved until the end
     driving_score      min(1, progress / 15 m) * 0.6^collided * 0.65^off_track, as CARLA's leaderboard has it
 Horizon: 400 steps (16 s), an option of `make_spec`.
 
@@ -84,10 +87,12 @@ IN_LANE_M = 0.38
 START_SPEED = 1.2
 ROUTE_M = roads.LENGTH_M / 2
 """Way that is success, and completes the route of the driving score."""
-FINE = 3.0
-"""Way that is lost per way driven too fast."""
-SPARED = 0.05
-"""Share of the way that a success may have been too fast."""
+SPEED_FINE, LANE_FINE = 3.0, 0.6
+"""Way that is lost per way too much, and per way in the reserved lane."""
+LANE_BLUR_M = 0.2
+"""So far on either side of the centreline the car is partly in both lanes."""
+SPARED = 0.2
+"""Share of the way that fines may take of a success."""
 ACCELERATION, DECELERATION, LEAST_GAP_M = 1.0, 1.5, 0.3
 """a and b of average drivers, m/s^2; s0."""
 ABSENT_M = 100.0
@@ -103,21 +108,24 @@ _DRIVERS = (
     Parameter("aggressiveness", "1", Uniform(0.7, 1.4, None, ((1.4, 1.7),)), "of drivers, hidden"),
 )
 _DELAY = Parameter("steer_delay", "s", Uniform(0.0, 0.08, None, ((0.08, 0.12),)), "dead time, hidden")
-_RULE = (Parameter("speed_limit", "m/s", Uniform(1.4, 2.6, (1.8, 2.2), ((1.2, 1.4), (2.6, 2.8))), "hidden"),)
+_RULES = (
+    Parameter("speed_limit", "m/s", Uniform(1.2, 2.4, (1.6, 2.0), ((1.0, 1.2), (2.4, 2.6))), "hidden"),
+    Parameter("reserved_lane", "1", Choice((-1.0, 1.0)), "1 the left one, -1 the right one, hidden"),
+)
 _VEHICLE = tuple(_DELAY if p.name == "steer_delay" else p for p in (car.GRIP, *car.VEHICLE, *car.WIND))
 _STREET = (
     Parameter("max_curvature", "1/m", Uniform(0.3, 0.6, None, ((0.6, 0.75),)), "of the sharpest corner"),
     Parameter("width", "m", Uniform(1.5, 1.8, None, ((1.35, 1.5),)), "of the street"),
     *(p for p in course.ROAD if p.name in ("direction", "shape")),
 )
-PARAMETERS = (*_DRIVERS, *_RULE, *_VEHICLE, *_STREET)
+PARAMETERS = (*_DRIVERS, *_RULES, *_VEHICLE, *_STREET)
 SHIFTS = {
     "drivers": tuple(p.name for p in _DRIVERS),
-    "rule": tuple(p.name for p in _RULE),
+    "rules": ("speed_limit",),
     "vehicle": tuple(p.name for p in _VEHICLE if p.name != "wind_direction"),
 }
 SIGNAL_NAMES = ("edge_distance", "heading_error", "progress_speed", "slip", "steering", "closeness")
-METRIC_NAMES = ("progress_m", "collisions_per_km", "collided", "off_track", "speeding_m", "driving_score")
+METRIC_NAMES = ("progress_m", "collisions_per_km", "collided", "off_track", "speeding_m", "reserved_m", "driving_score")
 
 
 def make_spec(horizon: int = 400) -> EnvSpec:
@@ -142,7 +150,7 @@ def make_spec(horizon: int = 400) -> EnvSpec:
         signals=Signals(SIGNAL_NAMES, car.sensed(signals)),
         metrics=Metrics(METRIC_NAMES, metrics),
         expert=traffic_driver.drive,
-        description="a car among others on a street of two lanes; drivers, speed limit, grip and vehicle differ",
+        description="a car among others on a street of two lanes; drivers, rules, grip and vehicle differ",
     )
 
 
@@ -195,6 +203,7 @@ def reset(task: Arrays, noise: Noise) -> Start:
         "seen": seen,
         "progress": zero,
         "speeding": zero,
+        "reserved": zero,
         "own_speed": zero + START_SPEED,
         "acceleration": zero,
         "collided": torch.zeros_like(x, dtype=torch.bool),
@@ -243,13 +252,16 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
     ends = overlaps | leaves
     jerk = (action - state["prev_action"]).square().sum(1)
     slip = torch.add(sensors[:, 3], sensors[:, 1], alpha=-car.AXLE_M).square().clamp(max=1.0)
-    # (ds - 3 too_far) / (v_ref dt) - 0.05 (jerk / 8 + slip)
+    # (ds - 3 too_far - 0.6 reserved) / (v_ref dt) - 0.05 (jerk / 8 + slip)
     too_far = (sensors[:, car.SPEED] - task["speed_limit"]).clamp(min=0.0) * car.CONTROL_DT_S
-    counted = torch.sub(advance, too_far, alpha=FINE) / (course.REFERENCE_SPEED * car.CONTROL_DT_S)
+    reserved = advance * (0.5 + foot.lateral * task["reserved_lane"] / (2 * LANE_BLUR_M)).clamp(0.0, 1.0)
+    counted = torch.sub(torch.sub(advance, too_far, alpha=SPEED_FINE), reserved, alpha=LANE_FINE)
+    counted = counted / (course.REFERENCE_SPEED * car.CONTROL_DT_S)
     earned = torch.sub(counted, torch.add(slip, jerk, alpha=1 / 8), alpha=course.SMOOTHNESS_COST)
     has_ended = is_over | ends
     progress = torch.where(has_ended, state["progress"], foot.distance)
     speeding = state["speeding"] + too_far.masked_fill(has_ended, 0.0)
+    reserved = state["reserved"] + reserved.masked_fill(has_ended, 0.0)
     after = {
         "distance": foot.distance,
         "advance": advance,
@@ -261,12 +273,13 @@ def step(task: Arrays, data: Arrays, state: Arrays, action: Tensor, noise: Noise
         "seen": seen,
         "progress": progress,
         "speeding": speeding,
+        "reserved": reserved,
         "own_speed": sensors[:, car.SPEED].clone(),
         "acceleration": car.acceleration(state["own_speed"], sensors),
         "collided": collided,
         "off_road": off_road,
     }
-    success = (progress >= ROUTE_M) & (speeding <= SPARED * progress)
+    success = (progress >= ROUTE_M) & (SPEED_FINE * speeding + LANE_FINE * reserved <= SPARED * progress)
     return Outcome(after, earned.masked_fill(ends, -1.0), ends, success)
 
 
@@ -352,11 +365,11 @@ def signals(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
 
 
 def metrics(task: Arrays, data: Arrays, state: Arrays) -> Tensor:
-    """The metrics of the module's docstring, (N, 6)."""
+    """The metrics of the module's docstring, (N, 7)."""
     progress, collided, off_track = state["progress"], state["collided"].float(), state["off_road"].float()
     score = (progress / ROUTE_M).clamp(0.0, 1.0) * 0.6**collided * 0.65**off_track
     per_km = 1e3 * collided / progress.clamp(min=1.0)
-    return torch.stack([progress, per_km, collided, off_track, state["speeding"], score], 1)
+    return torch.stack([progress, per_km, collided, off_track, state["speeding"], state["reserved"], score], 1)
 
 
 def pose_of_others(task: Arrays, state: Arrays) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ STANDSTILL_M = 0.35
 """Distance that is kept at no speed."""
 WORTH_M_S = 0.35
 """Gain of speed that a change of lane must promise."""
+RESERVED_M_S = 0.8
+"""Gain of speed that the reserved lane must promise beyond that."""
 AT_LEAST_M = 0.35
 """Room before and behind, bumper to bumper, that a change of lane needs."""
 BACKWARDS = 7
@@ -63,7 +65,7 @@ def drive(task: Arrays, obs: Tensor) -> Tensor:
     braking = driver.BRAKING_SHARE * torch.minimum(lateral_acceleration, strongest_brake)
     corner_speed = driver.target_speed(curvature, speed, lateral_acceleration, braking, task["motor_lag"])
     wish = torch.minimum(corner_speed, task["speed_limit"])
-    target = _lane(others, lateral, speed, wish, width)
+    target = _lane(others, lateral, speed, wish, width, task["reserved_lane"])
 
     heading_error = 0.5 * obs[:, 6] + dead_time * (yaw_rate - curvature[:, 0] * speed)
     beside = (lateral - target).clamp(-0.35, 0.35)  # across gently
@@ -103,7 +105,7 @@ def _others(obs: Tensor, curvature: Tensor, lateral: Tensor) -> Others:
     return Others(way.masked_fill(closeness <= 0, 1e3), cosine * dy - sine * dx, cosine * vx + sine * vy)
 
 
-def _lane(others: Others, lateral: Tensor, speed: Tensor, wish: Tensor, width: Tensor) -> Tensor:
+def _lane(others: Others, lateral: Tensor, speed: Tensor, wish: Tensor, width: Tensor, reserved: Tensor) -> Tensor:
     """Middle of the lane to drive in, m to the left of the centreline, (N,)."""
     lanes = torch.stack([-width / 4, width / 4], 1)  # (N, 2)
     is_there = (others.lateral.unsqueeze(1) - lanes.unsqueeze(2)).abs() < BESIDE_M  # (N, 2, NUM_SEEN)
@@ -113,6 +115,7 @@ def _lane(others: Others, lateral: Tensor, speed: Tensor, wish: Tensor, width: T
     # As fast as the car in front, and what is left of the gap to it within two seconds.
     offered = torch.where(is_there & is_ahead & (way < 2 * SIGHT_M), other_speed + (gap - 0.6).clamp(min=0.0) / 2, 1e3)
     value = torch.minimum(offered.amin(2), wish.unsqueeze(1))
+    value = value - RESERVED_M_S * (lanes * reserved.unsqueeze(1) > 0)
     closing = torch.where(is_ahead, own - other_speed, other_speed - own).clamp(min=0.0)
     is_blocked = (is_there & (gap < AT_LEAST_M + 0.9 * closing)).any(2)  # (N, 2)
     here = (lateral > 0).to(torch.int64).unsqueeze(1)

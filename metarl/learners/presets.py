@@ -112,9 +112,15 @@ _RL2 |= {
     name: {"default": replace(_SUITE, num_worlds=32, num_minibatches=8)}
     for name in ("surface-shift", "payload", "traffic", "park")
 }
-# The fine tells the speed limit, to a memory that sees what changed the reward.
+# Fines tell the rules, to a memory that sees what changed the reward.
 _RL2["traffic"] = {
-    "default": replace(_RL2["traffic"]["default"], task_coef=1.0, asked=("speed_limit",), reads_reward_change=True)
+    "default": replace(
+        _RL2["traffic"]["default"],
+        total_steps=2_000_000,
+        task_coef=1.0,
+        asked=("speed_limit", "reserved_lane"),
+        reads_reward_change=True,
+    )
 }
 # Asked for all sixteen numbers, half of which are the road's shape, the memory knows nothing of the lanes after 2 M
 # steps; asked for the lanes, it knows half of their variance after 2.5 M, and three quarters in the end.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from envs.driving import car, course, driver, roads, traffic
+from envs.driving import car, course, driver, roads, traffic, traffic_driver
 from metarl.env import BatchedEnv, Noise
 from tests.envs.driving_tools import drive, ends_of_ranges, first_observations, on_both_engines
 from tests.slow import slow_but
@@ -204,53 +204,66 @@ def test_leaving_the_street_ends_the_episode_and_is_no_collision():
 def test_metrics_by_hand():
     state = {"progress": torch.tensor([12.0, 45.0, 0.5]), "off_road": torch.tensor([False, False, True])}
     state |= {"collided": torch.tensor([True, False, True]), "speeding": torch.tensor([0.2, 3.0, 0.0])}
+    state["reserved"] = torch.tensor([1.0, 0.0, 0.5])
     expected = [
-        [12.0, 1e3 / 12, 1, 0, 0.2, 12 / 15 * 0.6],
-        [45.0, 0, 0, 0, 3.0, 1.0],
-        [0.5, 1e3, 1, 1, 0.0, 0.5 / 15 * 0.6 * 0.65],
+        [12.0, 1e3 / 12, 1, 0, 0.2, 1.0, 12 / 15 * 0.6],
+        [45.0, 0, 0, 0, 3.0, 0.0, 1.0],
+        [0.5, 1e3, 1, 1, 0.0, 0.5, 0.5 / 15 * 0.6 * 0.65],
     ]
     torch.testing.assert_close(traffic.metrics({}, {}, state), torch.tensor(expected))
 
 
 @pytest.mark.parametrize(
-    ("speed_limit", "too_much_m"),
+    ("lateral", "reserved_lane", "share"),
+    [(0.0, 1.0, 0.5), (0.1, 1.0, 0.75), (0.1, -1.0, 0.25), (0.3, 1.0, 1.0), (0.3, -1.0, 0.0), (-0.4, -1.0, 1.0)],
+)
+@pytest.mark.parametrize(
+    ("speed_limit", "too_far_m"),
     [(2.6, 0.0), (2.5, 0.0), (2.2, 0.3 * 0.04), (1.4, 1.1 * 0.04)],  # at 2.5 m/s
 )
-def test_reward_is_progress_less_jerk_slip_and_fine(speed_limit: float, too_much_m: float):
+def test_reward_is_progress_less_fines_jerk_and_slip(lateral, reserved_lane, share, speed_limit, too_far_m):
     task = circle() | {"leader": torch.zeros(1, traffic.NUM_CARS, dtype=torch.int64)}
     task |= {f"idm_{name}": torch.ones(1, traffic.NUM_CARS) for name in ("acceleration", "headway", "least_gap")}
-    task |= {"idm_approach": torch.ones(1, traffic.NUM_CARS), "speed_limit": torch.tensor([speed_limit])}
+    task |= {"idm_approach": torch.ones(1, traffic.NUM_CARS)}
+    task |= {"speed_limit": torch.tensor([speed_limit]), "reserved_lane": torch.tensor([reserved_lane])}
     angle, cars = 0.1 / RADIUS, torch.ones(1, traffic.NUM_CARS)
+    place = torch.polar(torch.tensor(RADIUS - lateral), torch.tensor(angle))
     data = {
-        "qpos": torch.tensor([[RADIUS * math.cos(angle), RADIUS * math.sin(angle), math.pi / 2 + angle, 0.0]]),
+        "qpos": torch.tensor([[place.real, place.imag, math.pi / 2 + angle, 0.0]]),
         "sensordata": torch.tensor([[0.0, 1.0, 2.5, 0.5, 0.0]]),
     }
     zero, no = torch.zeros(1), torch.zeros(1, dtype=torch.bool)
     state = {"distance": zero, "advance": zero + 0.1, "pose": torch.zeros(1, 2), "prev_action": torch.zeros(1, 2)}
     state |= {"place": 15.0 * cars, "speed": cars, "desired_speed": cars, "progress": zero, "collided": no}
     state |= {"off_road": no, "own_speed": zero + 2.5, "acceleration": zero, "speeding": zero + 0.7}
+    state |= {"reserved": zero + 0.3}
     result = traffic.step(task, data, state, torch.tensor([[1.0, -1.0]]), NONE)
-    # 0.1 m of 0.2 m; jerk = (1 + 1) / 8; rear slip = 0.5 - 0.165 * 1; three times the way too much
-    expected = 0.5 - 3 * too_much_m / 0.2 - 0.05 * (0.25 + 0.335**2)
+    # 0.1 m of 0.2 m; jerk = (1 + 1) / 8; rear slip = 0.5 - 0.165 * 1
+    expected = (0.1 - 3 * too_far_m - 0.6 * share * 0.1) / 0.2 - 0.05 * (0.25 + 0.335**2)
     assert result.reward.item() == pytest.approx(expected, abs=1e-3)
     assert not result.terminated and not result.success
-    assert result.state["progress"].item() == pytest.approx(0.1, abs=1e-3)
-    assert result.state["speeding"].item() == pytest.approx(0.7 + too_much_m, abs=1e-6)
+    after = {name: result.state[name].item() for name in ("progress", "speeding", "reserved")}
+    assert after == pytest.approx(
+        {"progress": 0.1, "speeding": 0.7 + too_far_m, "reserved": 0.3 + 0.1 * share}, abs=1e-3
+    )
 
 
-def test_half_a_lap_is_success_where_a_twentieth_of_it_at_most_was_too_fast():
-    tasks = SPEC.tasks.split("test", 32)
+def test_half_a_lap_is_success_where_fines_took_a_fifth_of_it_at_most():
+    tasks = SPEC.tasks.split("test", 48)
     env = make_env(tasks=tasks)
     told = tasks.clone()
-    told[16:, NAMES.index("speed_limit")] = 2.8  # a driver who believes this is fined
+    told[16:32, NAMES.index("speed_limit")] = 2.6  # drivers who believe this are fined
+    told[32:, NAMES.index("reserved_lane")] *= -1.0
     believed = make_env(tasks=told)._task
     for _ in range(SPEC.horizon):
-        step = env.step(traffic.traffic_driver.drive(believed, env._obs))
+        step = env.step(traffic_driver.drive(believed, env._obs))
         state = env._state
-        expected = (state["progress"] >= 15.0) & (state["speeding"] <= 0.05 * state["progress"])
+        fines = 3.0 * state["speeding"] + 0.6 * state["reserved"]
+        expected = (state["progress"] >= 15.0) & (fines <= 0.2 * state["progress"])
         assert torch.equal(step.success, expected & step.valid)
-    obeys, speeds = step.success.chunk(2)
-    assert obeys.all() and not speeds[tasks[16:, NAMES.index("speed_limit")] < 1.8].any()
+    obeys, speeds, is_in_the_wrong_lane = step.success.chunk(3)
+    assert obeys.all() and not is_in_the_wrong_lane.any()
+    assert not speeds[tasks[16:32, NAMES.index("speed_limit")] < 1.6].any()
 
 
 def test_what_is_driven_after_the_end_is_not_fined():
@@ -258,11 +271,12 @@ def test_what_is_driven_after_the_end_is_not_fined():
     counted = []
     for _ in range(60):
         step = env.step(torch.tensor([[-1.0, 1.0]]).expand(8, 2))
-        counted.append(torch.stack([env._state["speeding"], env._state["off_road"].float()]))
+        counted.append(torch.stack([env._state[name].float() for name in ("speeding", "reserved", "off_road")]))
     assert not step.valid.any()
-    speeding, off = torch.stack(counted).unbind(1)
+    speeding, reserved, off = torch.stack(counted).unbind(1)
     for world in range(8):
         assert speeding[off[:, world] > 0, world].unique().numel() == 1
+        assert reserved[off[:, world] > 0, world].unique().numel() == 1
 
 
 # The whole environment
@@ -279,7 +293,7 @@ def test_the_expert_drives_among_the_others_without_touching_them(split: str):
 
 def test_the_expert_overtakes_where_it_may_drive_faster():
     tasks = SPEC.tasks.split("test", 32)
-    tasks[:, NAMES.index("speed_limit")] = 2.8
+    tasks[:, NAMES.index("speed_limit")] = 2.6
     env = make_env(tasks=tasks)
     start = env._state["place"].clone()
     for _ in range(SPEC.horizon):
@@ -291,7 +305,7 @@ def test_the_expert_overtakes_where_it_may_drive_faster():
 def test_the_drivers_change_what_the_driven_car_can_do():
     tasks = SPEC.tasks.split("test", 32).repeat(2, 1)
     tasks[:32, NAMES.index("desired_speed")], tasks[32:, NAMES.index("desired_speed")] = 1.2, 2.2
-    tasks[:, NAMES.index("speed_limit")] = 2.8
+    tasks[:, NAMES.index("speed_limit")] = 2.6
     env = make_env(tasks=tasks)
     for _ in range(SPEC.horizon):
         env.step(env.expert_action())
