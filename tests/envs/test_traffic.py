@@ -287,7 +287,7 @@ def test_the_expert_drives_among_the_others_without_touching_them(split: str):
     result = drive(SPEC, split, 100)
     assert result.success.double().mean() >= 0.95 and result.ended.double().mean() <= 0.1
     assert not result.failed.any()
-    assert result.metrics["progress_m"].mean() > 25.0
+    assert result.metrics["progress_m"].mean() > 22.0
     assert result.metrics["driving_score"].mean() > 0.9
 
 
@@ -299,7 +299,7 @@ def test_the_expert_overtakes_where_it_may_drive_faster():
     for _ in range(SPEC.horizon):
         env.step(env.expert_action())
     others = (env._state["place"] - start)[env._task["absent"] == 0].mean()
-    assert env._state["progress"].mean() > others + 5.0
+    assert env._state["progress"].mean() > others + 3.0
 
 
 def test_the_drivers_change_what_the_driven_car_can_do():
