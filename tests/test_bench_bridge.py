@@ -20,6 +20,7 @@ def compare(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_short_comparison_judges_every_contender_on_the_same_tasks(tmp_path):
     ended = compare(tmp_path, "--splits", "test", "extrapolation")
     assert ended.returncode == 0, ended.stderr

@@ -17,6 +17,7 @@ def compare(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_short_comparison_writes_curves_of_every_loss_and_seed_and_can_be_added_to(tmp_path):
     for seeds in (["0"], ["0", "1"]):
         ended = compare(tmp_path, "--seeds", *seeds, "--smooth", "1")

@@ -27,6 +27,7 @@ from metarl.log import read_metrics
 from metarl.run import build, load_run
 from metarl.train import dump_update, replay_update, train
 from tests.probes import hidden_target
+from tests.slow import slow_but
 
 SMALL = RL2Config(total_steps=64 * 10 * 8, num_worlds=64, episodes_per_trial=2, hidden_dim=16, num_minibatches=2)
 BY_TASK = {
@@ -83,7 +84,7 @@ def cut_back(folder, checkpoint_steps):
             path.rmdir()
 
 
-@pytest.mark.parametrize("algorithm", SETTINGS)
+@pytest.mark.parametrize("algorithm", slow_but(SETTINGS, "rl2", "context-rl", "maml-trpo", "promp", "reptile"))
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(tmp_path, algorithm):
     _cut_and_resume(tmp_path, RunConfig(algorithm, "hidden-target", SETTINGS[algorithm]))
 
@@ -294,7 +295,9 @@ def _wait_for_checkpoint(folder, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_stop_signal_finishes_the_update_saves_and_exits(tmp_path, number, code):
     process = _start(tmp_path / "run")
     _wait_for_checkpoint(tmp_path / "run", process)

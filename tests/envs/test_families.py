@@ -12,6 +12,7 @@ from envs.manipulation import arm7, families, layout
 from envs.manipulation.families_tables import ABOVE_M, AWAY_M, FAMILIES, FIXTURES, NUM_TRAINED, PUSH, REACH
 from metarl.env import Noise
 from tests.envs.manipulation_tools import both_engines, expert_success, play_expert, started, tasks_with
+from tests.slow import slow_but
 
 SPEC = families.make_spec()
 MODEL = SPEC.physics.model
@@ -111,11 +112,12 @@ def test_metrics_tell_the_success_of_each_family():
     assert metrics.nansum(1).min() == 1.0
 
 
-@pytest.mark.parametrize("split", ["test", "interpolation", "extrapolation"])
+@pytest.mark.parametrize("split", slow_but(["test", "interpolation", "extrapolation"], "extrapolation"))
 def test_the_expert_solves_at_least_95_percent(split: str):
     assert expert_success(SPEC, split, 100) >= 0.95
 
 
+@pytest.mark.slow
 def test_both_engines_do_the_same():
     steps, _ = both_engines(SPEC, one_of_each(), 100)
     for cpu, warp in zip(steps[0][:60], steps[1][:60], strict=True):

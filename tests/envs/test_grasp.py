@@ -132,6 +132,7 @@ def test_both_engines_hold_the_block(split: str):
         )
 
 
+@pytest.mark.slow
 def test_buffers_are_large_enough_for_random_actions_at_the_ends_of_the_ranges():
     env = started(SPEC, SPEC.tasks.split("extrapolation", 8), engine="warp")
     generator = torch.Generator().manual_seed(0)

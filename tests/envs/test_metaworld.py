@@ -156,6 +156,7 @@ def test_the_official_rate_is_that_of_the_packages_evaluator(metaworld):
 # The package on this MuJoCo
 
 
+@pytest.mark.slow
 def test_the_classes_and_goals_are_those_of_the_package(metaworld):
     assert tuple(metaworld.env_dict.ALL_V3_ENVIRONMENTS) == tuple(map(class_name, CLASSES))
     for split, official in ((ML10, metaworld.env_dict.ML10_V3), (ML45, metaworld.env_dict.ML45_V3)):

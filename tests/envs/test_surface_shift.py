@@ -185,6 +185,7 @@ def test_the_expert_stays_on_the_road(split: str):
     assert (~laps.isnan()).float().mean() >= 0.9 and 5.0 < laps.nanmean() < 14.0
 
 
+@pytest.mark.slow
 def test_knowing_the_surface_pays():
     told = driven(SPEC, "test")[0]
     centre = believing(planned_line=lambda task: torch.zeros_like(task["planned_line"]))

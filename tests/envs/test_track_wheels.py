@@ -11,6 +11,7 @@ from torch import Tensor
 from envs.driving import car, track, track_wheels
 from metarl.env import BatchedEnv, EnvSpec
 from tests.envs.driving_tools import drive, on_both_engines
+from tests.slow import slow_but
 
 SPEC, SINGLE = track_wheels.make_spec(), track.make_spec()
 NAMES = [parameter.name for parameter in track.PARAMETERS]
@@ -140,7 +141,7 @@ def test_each_parameter_of_the_vehicle_changes_what_happens(name: str):
     assert (obs[:, 0] - obs[:, 1]).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("split", SPEC.tasks.splits())
+@pytest.mark.parametrize("split", slow_but(SPEC.tasks.splits(), "extrapolation"))
 def test_the_driver_of_track_drives_it_nearly_as_far_and_stays_on_the_road(split: str):
     wheels, single = drive(SPEC, split, 100), drive(SINGLE, split, 100)
     assert not wheels.failed.any()
@@ -160,7 +161,7 @@ def test_the_car_stays_on_its_wheels_at_the_ends_of_the_ranges():
     assert upright.min() > 0.9 and (qpos[:, 2] - track_wheels.WHEEL_M).abs().max() < 0.02
 
 
-@pytest.mark.parametrize("split", ["test", "extrapolation"])
+@pytest.mark.parametrize("split", slow_but(["test", "extrapolation"], "extrapolation"))
 def test_both_engines_drive_the_same_for_100_substeps_and_more(split: str):
     for cpu, warp in zip(*on_both_engines(SPEC, split, 6, 30), strict=True):
         assert not warp.failed.any()

@@ -309,7 +309,7 @@ TRUST = {"max_kl": 0.02, "metric_share": 1.0}
     ("make", "config", "num_updates"),
     [
         (MAMLTRPO, MAMLTRPOConfig(**BATCH, **TRUST), 40),
-        (MAMLTRPO, as_fomaml(MAMLTRPOConfig(**BATCH, **TRUST)), 40),
+        pytest.param(MAMLTRPO, as_fomaml(MAMLTRPOConfig(**BATCH, **TRUST)), 40, marks=pytest.mark.slow),
         pytest.param(MAMLTRPO, as_anil(MAMLTRPOConfig(**BATCH, **TRUST)), 40, marks=pytest.mark.slow),
         pytest.param(MAMLTRPO, as_meta_sgd(MAMLTRPOConfig(**BATCH, **TRUST)), 40, marks=pytest.mark.slow),
         pytest.param(MAMLTRPO, as_cavia(MAMLTRPOConfig(**BATCH, **TRUST)), 40, marks=pytest.mark.slow),

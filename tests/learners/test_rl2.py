@@ -12,6 +12,7 @@ from metarl.rollout import policy_inputs
 from metarl.seeding import make_generator
 from metarl.tasks import Parameter, TaskDistribution, Uniform
 from tests.probes import countdown, hidden_lever, hidden_target
+from tests.slow import slow_but
 
 SMALL = RL2Config(
     total_steps=1, num_worlds=64, episodes_per_trial=2, hidden_dim=32, num_minibatches=2, discount=0.9, gae_lambda=0.9
@@ -256,7 +257,7 @@ def test_the_same_seed_gives_the_same_weights_and_global_randomness_is_untouched
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", slow_but(["gru", "lstm"], "lstm"))
 def test_rl2_learns_to_find_the_hidden_lever_and_to_remember_it(cell):
     # 4 steps, 3 levers: the best first episode is 4 - 1 = 3 (0, 1 or 2 wrong pulls), every later one is 4.
     config = replace(SMALL, cell=cell, num_worlds=256, learning_rate=3e-3, entropy_coef=0.01)

@@ -306,6 +306,7 @@ def test_a_trained_rule_fits_any_robot():
     assert torch.equal(taken.meta_parameters["loss.gru.weight_hh"], one.meta_parameters["loss.gru.weight_hh"])
 
 
+@pytest.mark.slow
 def test_a_rule_that_was_learned_finds_the_lever_that_pays():
     """Fresh policies pull a third of the levers right: 4 / 3."""
     spec = hidden_lever()

@@ -72,6 +72,7 @@ def test_the_loss_changes_what_is_learned(changes):
     assert not torch.equal(*weights)
 
 
+@pytest.mark.slow
 def test_dpo_learns_the_target_it_sees():
     config = without_memory(
         replace(SMALL, num_worlds=128, hidden_dim=32, learning_rate=3e-3, loss="dpo"), sees_task=True
