@@ -116,7 +116,6 @@ _RL2 |= {
 _RL2["traffic"] = {
     "default": replace(
         _RL2["traffic"]["default"],
-        total_steps=2_000_000,
         task_coef=1.0,
         asked=("speed_limit", "reserved_lane"),
         reads_reward_change=True,
