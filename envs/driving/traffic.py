@@ -384,10 +384,10 @@ def pose_of_others(task: Arrays, state: Arrays) -> dict[str, Tensor]:
 
 
 def draw(task: Arrays) -> mujoco.MjModel:
-    """The car on the street of one task, with the others as mocap bodies."""
+    """The car on its street, the reserved lane painted red, which no policy sees, with the others as mocap bodies."""
     one = {name: task[name].unsqueeze(0).cpu() for name in ("shape", "max_curvature", "direction")}
     road = roads.centreline(**one)[0].double().numpy()
-    model = street.car_on_street(car.MODEL_FILE, road, float(task["width"]), NUM_CARS)
+    model = street.car_on_street(car.MODEL_FILE, road, float(task["width"]), float(task["reserved_lane"]), NUM_CARS)
     half = float(task["steer_offset"]) / 2
     model.body_quat[car.FRONT_AXLE] = [math.cos(half), 0.0, 0.0, math.sin(half)]
     return model
