@@ -112,11 +112,12 @@ _RL2 |= {
     name: {"default": replace(_SUITE, num_worlds=32, num_minibatches=8)}
     for name in ("surface-shift", "payload", "traffic", "park")
 }
-# Fines tell the rules, to a memory that sees what changed the reward.
+# Fines tell the rules, to a memory that sees what changed the reward. Asked with a weight of 1 it learns to drive later:
+# after 2 M steps 99 and 39 % of collisions (sampled actions, unseen tasks), with 0.1 109 and 9 %.
 _RL2["traffic"] = {
     "default": replace(
         _RL2["traffic"]["default"],
-        task_coef=1.0,
+        task_coef=0.1,
         asked=("speed_limit", "reserved_lane"),
         reads_reward_change=True,
     )
