@@ -109,7 +109,7 @@ _DRIVERS = (
 )
 _DELAY = Parameter("steer_delay", "s", Uniform(0.0, 0.08, None, ((0.08, 0.12),)), "dead time, hidden")
 _RULES = (
-    Parameter("speed_limit", "m/s", Uniform(1.2, 2.4, (1.6, 2.0), ((1.0, 1.2), (2.4, 2.6))), "hidden"),
+    Parameter("speed_limit", "m/s", Uniform(1.2, 2.4, (1.6, 2.0), ((1.0, 1.2), (2.4, 2.6))), "without a fine, hidden"),
     Parameter("reserved_lane", "1", Choice((-1.0, 1.0)), "1 the left one, -1 the right one, hidden"),
 )
 _VEHICLE = tuple(_DELAY if p.name == "steer_delay" else p for p in (car.GRIP, *car.VEHICLE, *car.WIND))
