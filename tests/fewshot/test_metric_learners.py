@@ -135,7 +135,11 @@ def test_gradients_are_those_of_finite_differences(name, changes):
     assert float(slope) == pytest.approx(difference, rel=1e-4)
 
 
-@pytest.mark.parametrize(("name", "changes"), VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [pytest.param(*v, marks=pytest.mark.slow) if v[0] == "gnn" else v for v in VARIANTS],
+    ids=str,
+)
 def test_an_embedding_that_leaves_noise_out_is_learned(name, changes):
     learner = learner_of(name, torch.float32, hidden_dim=32, norm="batch", **changes)
     optimizer = torch.optim.Adam([p for p in learner.parameters() if p.requires_grad], lr=3e-3)

@@ -67,6 +67,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(small_data, tmp_path
     assert losses[0] == losses[1] and len(losses[0]) == 6
 
 
+@pytest.mark.slow
 def test_protonet_learns_shapes_that_it_never_saw(small_data, tmp_path):
     asked = config(num_updates=60, meta_batch_size=4, ways=6, queries=4, lr=3e-3)
     asked = replace(asked, settings=replace(asked.settings, hidden_dim=32))

@@ -271,6 +271,7 @@ def test_without_memory_the_hidden_lever_stays_hidden():
     assert abs(mean - 4 / 3) < 0.35
 
 
+@pytest.mark.slow
 def test_rl2_learns_a_hidden_target_with_continuous_actions():
     config = replace(SMALL, cell="lstm", num_worlds=128, learning_rate=3e-3, num_epochs=8, target_kl=0.1)
     first, second = train(hidden_target(), config, 60)
